@@ -1,0 +1,53 @@
+# Everything a newcomer types. `make sweep` and `make test` set up what they need; nothing here needs root.
+PYTHON  ?= python3
+PROFILE ?= quick
+VENV    := .venv
+BIN     := $(VENV)/bin
+STATE   := $(or $(ISOFLOP_HOME),.isoflop)
+
+.PHONY: help setup sweep test ui down lint clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  PROFILE=quick|gpu|path.yaml chooses the sweep; PYTHON=python3.12 the interpreter of the set-up"
+
+setup: $(VENV)/.complete ## virtual environment with pinned dependencies
+
+$(VENV)/.complete: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "isoflop needs Python 3.11 or newer and $(PYTHON) is `$(PYTHON) -V 2>&1`: try make PYTHON=python3.12" >&2; \
+	  exit 2; }
+	@echo "installing the pinned dependencies into $(VENV) (once, a few minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+sweep: setup ## plan, train, fit and report; PROFILE=quick unless told otherwise
+	@$(BIN)/isoflop sweep $(PROFILE)
+
+test: setup ## the tests
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+ui: setup ## MLflow and Prefect in the browser, on loopback
+	@$(BIN)/isoflop ui
+
+down: setup ## stop the services
+	@$(BIN)/isoflop down
+
+lint: setup ## ruff, types, import arrows
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+clean: ## build products; RESULTS=1 also stops the services and deletes every run, model and report
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache $(VENV)/.complete
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+ifeq ($(RESULTS),1)
+	@test ! -x $(BIN)/isoflop || $(BIN)/isoflop down
+	@test ! -f '$(STATE)/state.json' || rm -rf '$(STATE)'
+	@echo "deleted $(STATE): runs, models and reports"
+else
+	@echo "kept $(STATE) (results) and $(VENV); RESULTS=1 deletes the results"
+endif
