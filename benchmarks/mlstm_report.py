@@ -1,0 +1,142 @@
+"""The tables of a run: speed by shape, errors, decode step, and what was met of the targets."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from benchmarks import mlstm_cases as cases
+from benchmarks.mlstm_decode import DECODE, step_bytes
+from benchmarks.mlstm_targets import targets
+
+Row = dict[str, Any]
+ERRORS = ("h", *cases.INPUTS)
+METHOD = """Medians of many calls by device events; inputs random, the L2 cache flushed before each call,
+warm-up excluded; every contender in its own process. bfloat16 inputs, float32 gates. The copies into the
+peers' layout are not counted against them."""
+SPEED_NOTE = """TFLOP/s of the chunkwise form at chunks of 64, GB/s of the compulsory bytes: the same count
+for every mLSTM, whatever it does beside. "Both" is forward and backward."""
+ERROR_NOTE = """Relative, in the 2-norm, from the same rounded inputs, each against the gradient that it
+means to compute: the peers hold the normaliser constant, ours does not."""
+
+
+def markdown(result: Row) -> str:
+    rows = result["rows"]
+    bandwidth = copy_bandwidth(rows)
+    parts = [_header(result, bandwidth)]
+    verdicts = targets(rows, bandwidth) if result["device"] != "CPU" else []
+    if verdicts:
+        table = [
+            (v.target, v.goal, v.measured, {True: "yes", False: "**no**", None: ""}[v.met]) for v in verdicts
+        ]
+        parts.append("## Targets\n\n" + _table(("target", "goal", "measured", "met"), table))
+    parts += [_speed(shape, rows, bandwidth) for shape in _shapes(rows)]
+    parts += [_errors(rows), _decode(rows, bandwidth)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def copy_bandwidth(rows: Iterable[Row]) -> float | None:
+    """Bytes a second, read and written."""
+    return next((row["bytes_per_s"] for row in rows if "bytes_per_s" in row), None)
+
+
+def _header(result: Row, bandwidth: float | None) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    copy = f"; a large copy moves {bandwidth / 1e9:,.0f} GB/s, read and written" if bandwidth else ""
+    return f"""# mLSTM kernels on {result["device"]}
+
+{result["date"]}; {versions}; CUDA {result["cuda"]}, cuDNN {result["cudnn"]}{copy}.
+
+Made by `{result["command"]}`. {METHOD}"""
+
+
+def _shapes(rows: Iterable[Row]) -> list[cases.Shape]:
+    found = {row["shape"]["name"]: cases.Shape(**row["shape"]) for row in rows if row["kind"] == "speed"}
+    return list(found.values())
+
+
+def _speed(shape: cases.Shape, rows: Iterable[Row], bandwidth: float | None) -> str:
+    head = (
+        "", "ms forward", "ms forward + backward", "ms backward", "TFLOP/s", "TFLOP/s both", "GB/s",
+        "GB/s both", "of copy", "of copy both", "peak GB", "",
+    )  # fmt: skip
+    body = [
+        _speed_cells(row, shape, bandwidth)
+        for row in rows
+        if row["kind"] == "speed" and row["shape"]["name"] == shape.name
+    ]
+    heads = f"{shape.heads} heads of {shape.width}/{shape.value_width}"
+    title = f"## {heads}, S = {shape.length:,}, B = {shape.batch}"
+    return f"{title}\n\n{_table(head, body)}\n\n{SPEED_NOTE}"
+
+
+def _speed_cells(row: Row, shape: cases.Shape, bandwidth: float | None) -> tuple[str, ...]:
+    contender = cases.CONTENDERS[row["contender"]]
+    forward, both = row.get("ms_forward"), row.get("ms_forward_backward")
+    rates: list[str] = []
+    if contender.cell == "other":
+        rates = [""] * 6
+    else:
+        flops = cases.forward_flops(shape)
+        size = cases.forward_bytes(shape)
+        all_flops, all_size = flops + cases.backward_flops(shape), size + cases.backward_bytes(shape)
+        rates = [_rate(flops, forward, 1e12), _rate(all_flops, both, 1e12)]
+        rates += [_rate(size, forward, 1e9), _rate(all_size, both, 1e9)]
+        rates += [_share(size, forward, bandwidth), _share(all_size, both, bandwidth)]
+    peak = row.get("peak_bytes")
+    return (
+        contender.label, _ms(forward), _ms(both), _ms(row.get("ms_backward")), *rates,
+        f"{peak / 1e9:.2f}" if peak else "", row.get("error") or row.get("backward_error") or "",
+    )  # fmt: skip
+
+
+def _errors(rows: Iterable[Row]) -> str:
+    measured = [row for row in rows if row["kind"] == "errors"]
+    if not measured:
+        return ""
+    lengths = sorted({row["shape"]["length"] for row in measured})
+    shapes = {row["shape"]["length"]: cases.Shape(**row["shape"]) for row in measured}
+    parts = ["## Errors against float64"]
+    for length in lengths:
+        body = []
+        for row in (row for row in measured if row["shape"]["length"] == length):
+            contender, found = cases.CONTENDERS[row["contender"]], row.get("errors", {})
+            values = [f"{found[name]:.1e}" if name in found else "" for name in ERRORS]
+            body.append((contender.label, contender.cell, *values, row.get("error", "")))
+        shape = shapes[length]
+        title = f"S = {length:,}, B = {shape.batch}, {shape.heads} heads of {shape.width}/{shape.value_width}"
+        parts.append(f"{title}\n\n{_table(('', 'function', *ERRORS, ''), body)}")
+    parts.append(ERROR_NOTE)
+    return "\n\n".join(parts)
+
+
+def _decode(rows: Iterable[Row], bandwidth: float | None) -> str:
+    body = []
+    for row in (row for row in rows if row["kind"] == "decode"):
+        step, us = DECODE[row["contender"]], row.get("us")
+        size = step_bytes(row["batch"], step.state_dtype)
+        body.append((
+            step.label, str(step.state_dtype).removeprefix("torch."), str(row["batch"]),
+            f"{us:.2f}" if us else "", _rate(size, us and us * 1e-3, 1e9),
+            _share(size, us and us * 1e-3, bandwidth), row.get("error", ""),
+        ))  # fmt: skip
+    if not body:
+        return ""
+    head = ("", "state", "B", "us a step", "GB/s", "of copy", "")
+    note = "On a GPU from CUDA graphs that walk over more state than the L2 cache holds, launches included."
+    return f"## Decode step, 8 heads of 256/512\n\n{_table(head, body)}\n\n{note}"
+
+
+def _table(head: tuple[str, ...], body: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *body]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _rate(amount: float, ms: float | None, unit: float) -> str:
+    return "" if ms is None else f"{amount / ms * 1e3 / unit:,.0f}"
+
+
+def _share(size: float, ms: float | None, bandwidth: float | None) -> str:
+    return "" if ms is None or bandwidth is None else f"{size / ms * 1e3 / bandwidth:.0%}"

@@ -1,0 +1,1 @@
+"""Triton kernels, their PyTorch references, and the operators that choose between them."""

@@ -1,0 +1,242 @@
+"""The mLSTM cell over whole sequences: the public operator, its registration with torch, and the choice of backend."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.backends import choose_backend
+from kernels.mlstm.reference import InputGate, State, mlstm_reference
+
+
+def mlstm(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    i: Tensor,
+    f: Tensor,
+    *,
+    initial_state: State | None = None,
+    cu_seqlens: Tensor | None = None,
+    return_final_state: bool = False,
+    eps: float = 1e-6,
+    gate_soft_cap: float | None = None,
+    input_gate: InputGate = "exp",
+    exact_norm: bool = True,
+    chunk_size: int = 64,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, State]:
+    """The mLSTM cell (arXiv:2405.04517, eqs. 19 to 27) over a sequence, differentiable once.
+
+    q, k (B, S, H, K); v (B, S, H, V); i, f (B, S, H) before their activations, best in float32. h (B, S, H, V) has the
+    dtype of v; q carries 1 / sqrt(K). Any strides will do as long as channels are contiguous; nothing is copied.
+
+    `initial_state` and the final state are C (B, H, K, V), n (B, H, K), m (B, H) in float32, the physical state being
+    exp(m) times C and n. m is a unit: gradients hold it constant, which is exact for every loss of h and of physical
+    states. `cu_seqlens` (documents + 1) packs documents into one row (B = 1), each with its own state.
+
+    `gate_soft_cap` maps both gates by cap tanh(x / cap) first; `exact_norm=False` leaves the normaliser out of the
+    gradient, as the published kernels do. `chunk_size` is the reference's; the kernels choose their own, and neither
+    changes the function. `backend` as in `kernels.backends`. Under autocast q, k, v take its dtype, gates float32.
+
+    Raises:
+        ValueError: shapes, dtypes or options that do not fit, by name.
+    """
+    if input_gate not in ("exp", "sigmoid"):
+        raise ValueError(f'input_gate = {input_gate!r}: must be "exp" or "sigmoid"')
+    if choose_backend(backend, q.device) == "reference":
+        return mlstm_reference(
+            q, k, v, i, f, initial_state=initial_state, cu_seqlens=cu_seqlens, return_final_state=return_final_state,
+            eps=eps, gate_soft_cap=gate_soft_cap, input_gate=input_gate, exact_norm=exact_norm, chunk_size=chunk_size,
+        )  # fmt: skip
+    _check(q, k, v, i, f, initial_state, cu_seqlens)
+    C0, n0, m0 = (part.float() for part in initial_state) if initial_state else (None, None, None)
+    h, C, n, m, *_ = torch.ops.isoflop.mlstm_forward(
+        q, k, v, i.float(), f.float(), C0, n0, m0, cu_seqlens, return_final_state,
+        eps, gate_soft_cap, input_gate == "sigmoid", exact_norm,
+    )  # fmt: skip
+    return (h, (C, n, m)) if return_final_state else h
+
+
+@torch.library.custom_op("isoflop::mlstm_forward", mutates_args=())
+def _forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    i: Tensor,
+    f: Tensor,
+    C0: Tensor | None,
+    n0: Tensor | None,
+    m0: Tensor | None,
+    cu_seqlens: Tensor | None,
+    want_state: bool,
+    eps: float,
+    gate_soft_cap: float | None,
+    sigmoid: bool,
+    exact_norm: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """h, final C, n (empty unless wanted), m; then what the backward pass reads (`sequence_launch.Saved`)."""
+    from kernels.mlstm import sequence_launch
+    from kernels.mlstm.sequence_check import checked_config
+
+    q, k, v = (_contiguous_channels(x) for x in (q, k, v))
+    options = sequence_launch.Options(
+        eps=eps, gate_soft_cap=gate_soft_cap, sigmoid=sigmoid, exact_norm=exact_norm
+    )
+    initial = None if C0 is None or n0 is None or m0 is None else (C0.contiguous(), n0.contiguous(), m0.contiguous())
+    with _on_device(q):
+        config = checked_config(q, v)
+        h, (C, n, m), saved = sequence_launch.forward(
+            q, k, v, i, f, initial, cu_seqlens, want_state, options, config
+        )
+    empty = q.new_empty(0, dtype=torch.float32)
+    return h, empty if C is None else C, torch.empty_like(empty) if n is None else n, m, *saved
+
+
+@_forward.register_fake
+def _(q, k, v, i, f, C0, n0, m0, cu_seqlens, want_state, *options):  # type: ignore[no-untyped-def]
+    from kernels.mlstm import sequence_launch
+    from kernels.mlstm.sequence_configs import candidates
+
+    config = candidates(q.dtype)[0]
+    shape = sequence_launch.Shape.of(q, v, cu_seqlens, config)
+    C, n = shape.state(q) if want_state else (q.new_empty(0, dtype=torch.float32) for _ in range(2))
+    m = q.new_empty(shape.sequences, shape.heads, dtype=torch.float32)
+    return v.new_empty(v.shape), C, n, m, *shape.saved(q, config)
+
+
+@torch.library.custom_op("isoflop::mlstm_backward", mutates_args=())
+def _backward(
+    dh: Tensor,
+    dC1: Tensor | None,
+    dn1: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    i: Tensor,
+    f: Tensor,
+    has_initial: bool,
+    cu_seqlens: Tensor | None,
+    h: Tensor,
+    C1: Tensor,
+    n1: Tensor,
+    C: Tensor,
+    n: Tensor,
+    rows: Tensor,
+    bounds: Tensor,
+    norms: Tensor,
+    eps: float,
+    gate_soft_cap: float | None,
+    sigmoid: bool,
+    exact_norm: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """dq, dk, dv, di, df, dC0, dn0 (the last two empty without an initial state)."""
+    from kernels.mlstm import sequence_launch
+    from kernels.mlstm.sequence_check import checked_config
+
+    q, k, v, dh = (_contiguous_channels(x) for x in (q, k, v, dh))
+    options = sequence_launch.Options(
+        eps=eps, gate_soft_cap=gate_soft_cap, sigmoid=sigmoid, exact_norm=exact_norm
+    )
+    d_final = None if dC1 is None or dn1 is None else (dC1.contiguous(), dn1.contiguous())
+    saved = sequence_launch.Saved(C, n, rows, bounds, norms)
+    with _on_device(q):
+        *gradients, dC0, dn0 = sequence_launch.backward(
+            dh, d_final, q, k, v, i, f, h, (C1, n1), has_initial, cu_seqlens, saved, options, checked_config(q, v)
+        )
+    empty = q.new_empty(0, dtype=torch.float32)
+    dq, dk, dv, di, df = gradients
+    return dq, dk, dv, di, df, empty if dC0 is None else dC0, torch.empty_like(empty) if dn0 is None else dn0
+
+
+@_backward.register_fake
+def _(dh, dC1, dn1, q, k, v, i, f, has_initial, cu_seqlens, h, *rest):  # type: ignore[no-untyped-def]
+    rows = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    shape = (rows, *q.shape[2:]) if has_initial else (0,)
+    dC0 = q.new_empty((*shape, v.shape[-1]) if has_initial else shape, dtype=torch.float32)
+    dn0 = q.new_empty(shape, dtype=torch.float32)
+    return *(x.new_empty(x.shape) for x in (q, k, v, i, f)), dC0, dn0
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    q, k, v, i, f, C0, n0, _, cu_seqlens, want_state, *ctx.options = inputs
+    ctx.want_state, ctx.has_initial = want_state, C0 is not None
+    h, C, n, _, *saved = output
+    ctx.save_for_backward(q, k, v, i, f, C0, n0, cu_seqlens, h, C, n, *saved)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, dh: Tensor | None, dC: Tensor | None, dn: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    q, k, v, i, f, C0, n0, cu_seqlens, h, C, n, *saved = ctx.saved_tensors
+    d_final: tuple[Tensor | None, Tensor | None] = (None, None)
+    if ctx.want_state and (dC is not None or dn is not None):
+        d_final = (torch.zeros_like(C) if dC is None else dC, torch.zeros_like(n) if dn is None else dn)
+    dh = torch.zeros_like(h) if dh is None else dh.to(h.dtype)
+    dq, dk, dv, di, df, dC0, dn0 = torch.ops.isoflop.mlstm_backward(
+        dh, *d_final, q, k, v, i, f, ctx.has_initial, cu_seqlens, h, C, n, *saved, *ctx.options
+    )
+    if not ctx.has_initial:
+        return dq, dk, dv, di, df, *[None] * 9
+    # The physical state is exp(m) [C | n].
+    dm0 = (C0 * dC0).sum((-1, -2)) + (n0 * dn0).sum(-1)
+    return dq, dk, dv, di, df, dC0, dn0, dm0, *[None] * 6
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+@torch.library.impl("isoflop::mlstm_forward", "AutocastCUDA")
+def _autocast(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    """Products in the dtype of autocast; gates and states stay in float32."""
+    dtype = torch.get_autocast_dtype("cuda")
+    with torch.autocast("cuda", enabled=False):
+        return torch.ops.isoflop.mlstm_forward(q.to(dtype), k.to(dtype), v.to(dtype), i.float(), f.float(), *rest)
+
+
+def _contiguous_channels(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+@contextmanager
+def _on_device(x: Tensor) -> Iterator[None]:
+    """Triton launches on the current device, which need not be that of x."""
+    if x.is_cuda:
+        with torch.cuda.device(x.device):
+            yield
+    else:
+        yield
+
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: State | None, cu_seqlens: Tensor | None
+) -> None:
+    if q.ndim != 4 or 0 in q.shape or 0 in v.shape:
+        raise ValueError(f"q has shape {tuple(q.shape)}: must be (B, S, H, K), none of them 0")
+    batch, length, heads, width = q.shape
+    _expect("k", k, q.shape)
+    _expect("v", v, (batch, length, heads, v.shape[-1]))
+    _expect("i", i, (batch, length, heads))
+    _expect("f", f, (batch, length, heads))
+    if max(width, v.shape[-1]) > 512:
+        raise ValueError(f"heads of {width} and {v.shape[-1]} channels: the Triton kernels take at most 512")
+    autocast = torch.is_autocast_enabled(q.device.type)
+    if not autocast and (q.dtype not in _DTYPES or not q.dtype == k.dtype == v.dtype):
+        raise ValueError(f"q, k, v are {q.dtype}, {k.dtype}, {v.dtype}: must be one of float32, bfloat16, float16")
+    rows = batch
+    if cu_seqlens is not None:
+        rows = cu_seqlens.shape[0] - 1
+        if batch != 1:
+            raise ValueError(f"cu_seqlens packs documents into one row, but the batch has {batch}")
+    if state is not None:
+        for name, part, shape in zip("Cnm", state, ((width, v.shape[-1]), (width,), ()), strict=True):
+            _expect(f"initial_state {name}", part, (rows, heads, *shape))
+
+
+def _expect(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != tuple(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}: must be {tuple(shape)}")
