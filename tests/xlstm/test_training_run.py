@@ -1,0 +1,307 @@
+"""A run from job to result: what is tracked, determinism, resuming, and every way to fail."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from mlflow.tracking import MlflowClient
+
+from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
+from xlstm.data import Corpus, CorpusError, CorpusSpec, TokenStream, prepare_corpus, validation_windows
+from xlstm.models import build_model
+from xlstm.run_spec import OptimizerSpec, RunSpec, canonical_json
+from xlstm.training.callbacks import NonFiniteLossError
+from xlstm.training.job import CHECKPOINT, RunResult, TrainJob
+from xlstm.training.run import StoppedError, record_death, train
+from xlstm.training.tracking import flatten
+
+TRANSFORMER = TransformerConfig(vocab_size=256, d_model=16, num_blocks=1, num_heads=2, ffn_dim=32)
+MLSTM = MLSTMConfig(vocab_size=256, d_model=16, num_blocks=1, num_heads=2, ffn_dim=32, head_dim_qk=4)
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    root = tmp_path_factory.mktemp("corpus")
+    (root / "text").mkdir()
+    for i in range(20):
+        (root / "text" / f"f{i}.txt").write_text(f"def f{i}(x):\n    return x * {i} + {i * i}\n" * 3)
+    spec = CorpusSpec(name="tiny", source="files", paths=(str(root / "text"),), validation_fraction=0.25)
+    return prepare_corpus(spec, root / "tiny-bytes")
+
+
+@pytest.fixture
+def job(corpus: Corpus, tracking_uri: str, tmp_path: Path) -> TrainJob:
+    return TrainJob(
+        spec=run_spec(corpus),
+        data_folder=corpus.folder,
+        run_dir=tmp_path / "run",
+        tracking_uri=tracking_uri,
+        experiment="tests",
+        artifact_root=(tmp_path / "artifacts").as_uri(),
+        run_name="tiny",
+        tags={"isoflop.sweep": "s", "isoflop.budget": "1e9"},
+        keep_final_checkpoint=True,
+    )
+
+
+def run_spec(corpus: Corpus, model: ModelConfig = TRANSFORMER, **changes: object) -> RunSpec:
+    fields: dict[str, object] = {
+        "model": model,
+        "data": corpus.spec(),
+        "optimizer": OptimizerSpec(peak_lr=3e-3, warmup_steps=4, cooldown_steps=4),
+        "context_length": 16,
+        "batch_size": 4,
+        "steps": STEPS,
+        "validation_tokens": 320,
+        "validation_every": 10,
+        "seed": 3,
+        **changes,
+    }
+    return RunSpec(**fields)  # type: ignore[arg-type]
+
+
+def elsewhere(job: TrainJob, name: str, **spec_changes: object) -> TrainJob:
+    """The same job in another folder, with another spec if asked."""
+    spec = dataclasses.replace(job.spec, **spec_changes)  # type: ignore[arg-type]
+    return dataclasses.replace(job, spec=spec, run_dir=job.run_dir.with_name(name))
+
+
+def weights(job: TrainJob) -> dict[str, torch.Tensor]:
+    return torch.load(job.run_dir / "model.pt")
+
+
+def history(job: TrainJob, run_id: str, key: str) -> list[tuple[int, float]]:
+    return sorted((m.step, m.value) for m in MlflowClient(job.tracking_uri).get_metric_history(run_id, key))
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, action: object) -> None:
+    """Do something when the batch of a step is fetched; the trainer looks one batch ahead."""
+    fetch = TokenStream.batch
+
+    def batch(self: TokenStream, at: int) -> np.ndarray:
+        if at == step:
+            action()  # type: ignore[operator]
+        return fetch(self, at)
+
+    monkeypatch.setattr(TokenStream, "batch", batch)
+
+
+def test_a_run_is_tracked_with_all_that_determines_it(job: TrainJob, corpus: Corpus) -> None:
+    result = train(job)
+    assert result.status == "finished"
+    assert result.mlflow_run_id is not None
+    run = MlflowClient(job.tracking_uri).get_run(result.mlflow_run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "tiny"
+    expected = flatten(dataclasses.asdict(job.spec))
+    assert run.data.params == {key: str(value) for key, value in expected.items()}
+    tags = run.data.tags
+    assert tags["isoflop.run_key"] == job.spec.run_key
+    assert tags["isoflop.spec"] == canonical_json(job.spec)
+    assert tags["isoflop.data_hash"] == corpus.spec().content_hash
+    assert tags["isoflop.budget"] == "1e9"
+    assert tags["isoflop.device"] == "cpu"
+    assert tags["isoflop.version.torch"] == torch.__version__
+    assert "isoflop.git_revision" in tags
+    assert run.data.metrics.keys() == result.metrics().keys() | {"lr", "grad_norm"}
+    for name, value in result.metrics().items():
+        assert run.data.metrics[name] == value, name
+
+
+def test_history_result_and_files(job: TrainJob, corpus: Corpus) -> None:
+    result = train(job)
+    run_id = result.mlflow_run_id or ""
+    assert [step for step, _ in history(job, run_id, "loss")] == [10, 20, STEPS]
+    assert [step for step, _ in history(job, run_id, "train_loss")] == [*range(1, STEPS + 1), STEPS]
+    lr = [value for _, value in history(job, run_id, "lr")]
+    assert lr[:4] == pytest.approx([3e-3 * i / 4 for i in range(1, 5)])
+    assert result.bpb == pytest.approx(corpus.bits_per_byte(result.loss or 0))
+    assert result.epochs == STEPS * 64 / len(corpus.train)
+    assert RunResult.from_json((job.run_dir / "result.json").read_text()) == result
+    progress = json.loads((job.run_dir / "progress.json").read_text())
+    assert progress["steps"] == STEPS
+    artifacts = {a.path for a in MlflowClient(job.tracking_uri).list_artifacts(run_id)}
+    assert artifacts == {"spec.json", "model.pt"}
+    assert sorted(p.name for p in job.run_dir.iterdir()) == [
+        ".lock",
+        "mlflow_run_id",
+        "model.pt",
+        "progress.json",
+        "result.json",
+        "spec.json",
+    ]
+
+
+def test_the_loss_is_that_of_the_final_weights_on_the_fixed_windows(job: TrainJob, corpus: Corpus) -> None:
+    result = train(job)
+    model = build_model(TRANSFORMER)
+    model.load_state_dict(weights(job))
+    windows = torch.from_numpy(validation_windows(corpus.validation, 16, 320))
+    with torch.no_grad():
+        log_p = model(windows[:, :-1]).double().log_softmax(-1)
+    expected = -log_p.gather(-1, windows[:, 1:, None]).mean().item()
+    assert result.loss == pytest.approx(expected, rel=1e-6)
+
+
+def test_it_learns(job: TrainJob, corpus: Corpus) -> None:
+    result = train(elsewhere(job, "longer", steps=150))
+    assert result.loss is not None
+    assert result.loss < corpus.meta.unigram_entropy < math.log(256)
+
+
+def test_training_is_quiet_and_leaves_no_litter(
+    job: TrainJob, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    train(job)
+    assert capfd.readouterr() == ("", "")
+    assert list((tmp_path / "cwd").iterdir()) == []
+
+
+@pytest.mark.parametrize("model", [TRANSFORMER, MLSTM], ids=lambda m: m.arch)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_same_seed_same_loss_and_another_seed_another(
+    job: TrainJob, model: ModelConfig, precision: str
+) -> None:
+    first, second, other = (
+        train(elsewhere(job, name, model=model, precision=precision, seed=seed))
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert first.loss == second.loss
+    assert first.train_loss == second.train_loss
+    assert first.loss != other.loss
+    assert first.run_key == second.run_key != other.run_key
+
+
+@pytest.mark.parametrize("model", [TRANSFORMER, MLSTM], ids=lambda m: m.arch)
+def test_an_interrupted_run_goes_on_bit_identically(
+    job: TrainJob, model: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = elsewhere(job, "whole", model=model)
+    cut = dataclasses.replace(elsewhere(job, "cut", model=model), checkpoint_every_s=0.0)
+    uninterrupted = train(whole)
+
+    with monkeypatch.context() as patch:
+        stop_at(patch, 15, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(StoppedError):
+            train(cut)
+    assert torch.load(cut.run_dir / CHECKPOINT, weights_only=True)["global_step"] in (14, 15)
+
+    fetched: list[int] = []
+    with monkeypatch.context() as patch:
+        fetch = TokenStream.batch
+        patch.setattr(TokenStream, "batch", lambda self, at: fetched.append(at) or fetch(self, at))
+        resumed = train(cut)
+    assert fetched[0] in (14, 15)
+    assert resumed.loss == uninterrupted.loss
+    assert resumed.train_loss == uninterrupted.train_loss
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(cut)[name]), name
+    for key in ("loss", "train_loss", "grad_norm", "lr"):
+        ids = uninterrupted.mlflow_run_id or "", resumed.mlflow_run_id or ""
+        assert history(whole, ids[0], key) == history(cut, ids[1], key), key
+    assert not (cut.run_dir / CHECKPOINT).exists()
+
+
+def test_sigterm_is_a_failure(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    stop_at(monkeypatch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(StoppedError, match="stopped by SIGTERM"):
+        train(job)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert_failed(job, "stopped by SIGTERM")
+
+
+def assert_failed(job: TrainJob, error: str) -> None:
+    result = RunResult.from_json((job.run_dir / "result.json").read_text())
+    assert (result.status, result.error, result.loss) == ("failed", error, None)
+    client = MlflowClient(job.tracking_uri)
+    experiment = client.get_experiment_by_name(job.experiment)
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FAILED"
+    assert run.data.tags["isoflop.error"] == error
+
+
+def test_a_loss_that_is_not_finite_fails_the_run(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    diverging = dataclasses.replace(job.spec.optimizer, peak_lr=1e30, warmup_steps=1)
+    job = elsewhere(job, "diverging", optimizer=diverging)
+    with pytest.raises(NonFiniteLossError, match=r"diverged: .* at step [23]$") as error:
+        train(job)
+    assert_failed(job, str(error.value))
+    monkeypatch.undo()
+
+
+def test_an_error_in_the_model_fails_the_run(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(config: object) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 9 GiB.\nmore words")
+
+    monkeypatch.setattr("xlstm.training.run.build_model", refuse)
+    with pytest.raises(RuntimeError):
+        train(job)
+    assert_failed(job, "RuntimeError: CUDA out of memory. Tried to allocate 9 GiB.")
+
+
+def test_a_failed_run_can_be_trained_again(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(StoppedError):
+            train(job)
+    assert train(job).status == "finished"
+
+
+def test_other_data_than_planned_is_refused(job: TrainJob) -> None:
+    data = dataclasses.replace(job.spec.data, content_hash="0" * 64)
+    with pytest.raises(CorpusError, match=r"holds other tokens .* plan the sweep again"):
+        train(elsewhere(job, "other", data=data))
+
+
+def test_one_process_a_run(job: TrainJob) -> None:
+    job.run_dir.mkdir()
+    with (
+        FileLock(job.run_dir / ".lock", is_singleton=False),
+        pytest.raises(RuntimeError, match="is being trained by another process"),
+    ):
+        train(job)
+
+
+def test_an_attempt_that_died_without_a_word_is_closed(job: TrainJob) -> None:
+    client = MlflowClient(job.tracking_uri)
+    experiment = client.create_experiment(job.experiment)
+
+    def die() -> str:
+        run_id = client.create_run(experiment, tags={"isoflop.run_key": job.spec.run_key}).info.run_id
+        job.run_dir.mkdir(exist_ok=True)
+        (job.run_dir / "mlflow_run_id").write_text(run_id)
+        return run_id
+
+    early = die()
+    finished = train(job).mlflow_run_id or ""
+    assert client.get_run(early).info.status == "KILLED"
+    record_death(job, "too late to blame")
+    assert client.get_run(finished).info.status == "FINISHED"
+    assert "isoflop.error" not in client.get_run(finished).data.tags
+    late = die()
+    record_death(job, "killed by SIGKILL")
+    assert client.get_run(late).info.status == "FAILED"
+    assert client.get_run(late).data.tags["isoflop.error"] == "killed by SIGKILL"
+
+
+def test_a_job_survives_json(job: TrainJob) -> None:
+    assert TrainJob.from_json(job.to_json()) == job
+
+
+def test_the_jobs_module_is_light() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, xlstm.training.job; assert not {'torch', 'lightning', 'mlflow'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,63 @@
+"""Embedding, backbone and head: what both architectures are as language models."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xlstm.config import MLSTMConfig, ModelConfig
+from xlstm.models.layers import find_documents, init_matrices, soft_cap, widen
+from xlstm.models.mlstm import MLSTMBackbone
+from xlstm.models.transformer import TransformerBackbone
+
+
+class LanguageModel(nn.Module):
+    """Tokens (B, S) to logits (B, S, vocabulary) for the token after each."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.backbone = _backbone(config)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.logit_soft_cap = config.logit_soft_cap if isinstance(config, MLSTMConfig) else None
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Draw new weights from torch's generator."""
+        init_matrices(self, self.config.d_model, self.config.num_blocks)
+        if isinstance(self.backbone, MLSTMBackbone):
+            self.backbone.init_gates()
+
+    def forward(self, tokens: Tensor, *, document_ids: Tensor | None = None) -> Tensor:
+        """`document_ids` (B, S), equal within a document: nothing passes from one to the next."""
+        documents = None if document_ids is None else find_documents(document_ids)
+        return self._logits(self.backbone(self.embedding(tokens), documents))
+
+    def extend(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Logits of tokens that go on where `state` ended, and the state after them; None is the beginning.
+
+        Extending piece by piece equals `forward` of the whole. A state is never changed in place.
+        """
+        x, state = self.backbone.extend(self.embedding(tokens), state)
+        return self._logits(x), state
+
+    def _logits(self, x: Tensor) -> Tensor:
+        logits = self.lm_head(x)
+        return logits if self.logit_soft_cap is None else soft_cap(logits, self.logit_soft_cap)
+
+
+def build_model(config: ModelConfig) -> LanguageModel:
+    """The model of a configuration, with new weights from torch's generator."""
+    return LanguageModel(config)
+
+
+def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy in nats a token, in float32: logits (..., vocabulary), true next tokens (...)."""
+    return F.cross_entropy(widen(logits.flatten(0, -2)), targets.flatten())
+
+
+def _backbone(config: ModelConfig) -> MLSTMBackbone | TransformerBackbone:
+    return MLSTMBackbone(config) if isinstance(config, MLSTMConfig) else TransformerBackbone(config)

@@ -1,0 +1,144 @@
+"""The mLSTM backbone of arXiv:2503.13427 and 2510.02228, under the weight names of xlstm_large."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kernels.mlstm import mlstm
+from kernels.mlstm.reference import State, recurrent_step
+from xlstm.config import MLSTMConfig
+from xlstm.models.layers import Documents, RMSNorm, SwiGLU, widen
+
+INPUT_GATE_BIAS = -10.0
+"""At the start nearly nothing is written. Small models too end no worse than from -5, -2 or 0."""
+FORGET_GATE_BIAS = 3.0, 6.0
+"""From the first head to the last, evenly: at the start, a memory of 20 to 400 tokens."""
+
+
+class GateLinear(nn.Linear):
+    """Pre-activations of a gate, one a head; float32 under autocast too: bfloat16 would round the decay."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(widen(x), widen(self.weight), widen(self.bias))
+
+
+class MultiHeadNorm(nn.Module):
+    """LayerNorm over the channels of each head, mean subtracted, no bias; (..., H, V) to (..., H V)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, h: Tensor) -> Tensor:
+        return F.layer_norm(widen(h), h.shape[-1:], eps=self.eps).to(h.dtype).flatten(-2) * self.weight
+
+
+class MLSTMLayer(nn.Module):
+    """Projections, the cell, the norm of its heads, the output gate."""
+
+    def __init__(self, config: MLSTMConfig) -> None:
+        super().__init__()
+        self.config = config
+        options: dict[str, Any] = {"eps": config.norm_eps, "gate_soft_cap": config.gate_soft_cap}
+        self.cell: Callable[..., Any] = partial(mlstm, chunk_size=config.chunk_size, **options)
+        self.step: Callable[..., Any] = partial(recurrent_step, **options)
+        d, heads = config.d_model, config.num_heads
+        self.q = nn.Linear(d, heads * config.head_dim_qk, bias=False)
+        self.k = nn.Linear(d, heads * config.head_dim_qk, bias=False)
+        self.v = nn.Linear(d, d, bias=False)
+        self.ogate_preact = nn.Linear(d, d, bias=False)
+        self.igate_preact = GateLinear(d, heads)
+        self.fgate_preact = GateLinear(d, heads)
+        self.multihead_norm = MultiHeadNorm(d, config.norm_eps)
+        self.out_proj = nn.Linear(d, d, bias=False)
+
+    def init_gates(self) -> None:
+        for gate in (self.igate_preact, self.fgate_preact):
+            nn.init.zeros_(gate.weight)
+        nn.init.constant_(self.igate_preact.bias, INPUT_GATE_BIAS)
+        heads = self.config.num_heads
+        with torch.no_grad():
+            self.fgate_preact.bias.copy_(torch.linspace(*FORGET_GATE_BIAS, heads))
+
+    def forward(self, x: Tensor, documents: Documents | None) -> Tensor:
+        inputs = self._cell_inputs(x)
+        if documents is None:
+            h = self.cell(*inputs)
+        else:
+            row = (part.flatten(0, 1)[None] for part in inputs)
+            h = self.cell(*row, cu_seqlens=documents.cu_seqlens).view_as(inputs[2])
+        return self._gate_and_project(x, h)
+
+    def extend(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """Go on from `state`: (B, S, d) and the state after it."""
+        inputs = self._cell_inputs(x)
+        if x.shape[1] == 1 and state is not None:
+            q, k, v, i, f = (part[:, 0] for part in inputs)
+            h, state = self.step(q, k, v, i, f, state)
+            h = h[:, None]
+        else:
+            h, state = self.cell(*inputs, initial_state=state, return_final_state=True)
+        return self._gate_and_project(x, h), state
+
+    def _cell_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """q, k (B, S, H, K); v (B, S, H, V); i, f (B, S, H)."""
+        heads = (self.config.num_heads, -1)
+        q, k, v = (project(x).unflatten(-1, heads) for project in (self.q, self.k, self.v))
+        return q, k, v, self.igate_preact(x), self.fgate_preact(x)
+
+    def _gate_and_project(self, x: Tensor, h: Tensor) -> Tensor:
+        return self.out_proj(torch.sigmoid(self.ogate_preact(x)) * self.multihead_norm(h))
+
+
+class MLSTMBlock(nn.Module):
+    """Cell and feed-forward layer, each behind a norm and beside a skip connection."""
+
+    def __init__(self, config: MLSTMConfig) -> None:
+        super().__init__()
+        self.norm_mlstm = RMSNorm(config.d_model, config.norm_eps)
+        self.mlstm_layer = MLSTMLayer(config)
+        self.norm_ffn = RMSNorm(config.d_model, config.norm_eps)
+        self.ffn = SwiGLU(config.d_model, config.ffn_dim)
+
+    def forward(self, x: Tensor, documents: Documents | None) -> Tensor:
+        x = x + self.mlstm_layer(self.norm_mlstm(x), documents)
+        return x + self.ffn(self.norm_ffn(x))
+
+    def extend(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+        change, state = self.mlstm_layer.extend(self.norm_mlstm(x), state)
+        x = x + change
+        return x + self.ffn(self.norm_ffn(x)), state
+
+
+class MLSTMBackbone(nn.Module):
+    """Blocks and the norm behind them: (B, S, d) to (B, S, d)."""
+
+    def __init__(self, config: MLSTMConfig) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(MLSTMBlock(config) for _ in range(config.num_blocks))
+        self.out_norm = RMSNorm(config.d_model, config.norm_eps)
+
+    def init_gates(self) -> None:
+        for block in self._blocks():
+            block.mlstm_layer.init_gates()
+
+    def forward(self, x: Tensor, documents: Documents | None) -> Tensor:
+        for block in self._blocks():
+            x = block(x, documents)
+        return self.out_norm(x)
+
+    def extend(self, x: Tensor, states: list[State] | None) -> tuple[Tensor, list[State]]:
+        after = []
+        for j, block in enumerate(self._blocks()):
+            x, state = block.extend(x, states[j] if states else None)
+            after.append(state)
+        return self.out_norm(x), after
+
+    def _blocks(self) -> Iterator[MLSTMBlock]:
+        return cast("Iterator[MLSTMBlock]", iter(self.blocks))

@@ -1,0 +1,1 @@
+"""Training one run. `job` is light; `run` imports torch, Lightning and MLflow."""

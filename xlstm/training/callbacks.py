@@ -1,0 +1,216 @@
+"""What happens around the steps: measuring, validating, leaving a point to resume from."""
+
+import json
+import math
+import statistics
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from xlstm.run_spec import RunSpec
+from xlstm.training.files import write_atomically
+from xlstm.training.job import PROGRESS
+from xlstm.training.module import TrainingModule, held_out_loss
+from xlstm.training.tracking import Tracker
+
+HISTORY_POINTS = 100
+"""Of each training metric's history, however long the run."""
+TAIL_FRACTION = 0.05
+"""The last steps whose mean is the final train loss."""
+
+
+class NonFiniteLossError(ArithmeticError):
+    """Training diverged: the loss or its gradient is not a number."""
+
+
+class Monitor(Callback):
+    """Losses, norms and speed; progress on disk; an end where the loss is not finite.
+
+    Values stay on the device until they are needed: one synchronisation a history point, or a second.
+    """
+
+    def __init__(self, spec: RunSpec, tracker: Tracker, run_dir: Path) -> None:
+        self.spec = spec
+        self.tracker = tracker
+        self.progress_file = run_dir / PROGRESS
+        self.every = max(1, spec.steps // HISTORY_POINTS)
+        self.tail: deque[float] = deque(maxlen=max(1, math.ceil(spec.steps * TAIL_FRACTION)))
+        self.step_times: list[float] = []
+        self.validation_loss: float | None = None
+        self.earlier_wall_time = 0.0
+        self.started = time.monotonic()
+        self.started_at = datetime.now(UTC).isoformat(timespec="seconds")
+        self._pending: list[tuple[int, Tensor, Tensor]] = []
+        self._window: list[tuple[float, float]] = []
+        self._window_time = 0.0
+        self._mark = 0.0
+        self._last_progress = 0.0
+
+    @property
+    def wall_time(self) -> float:
+        return self.earlier_wall_time + time.monotonic() - self.started
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._mark = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, TrainingModule)
+        assert pl_module.step_loss is not None
+        assert pl_module.step_grad_norm is not None
+        step = trainer.global_step
+        self._pending.append((step, pl_module.step_loss, pl_module.step_grad_norm))
+        if step % self.every == 0 or step == self.spec.steps:
+            self.collect()
+            self._log_window(step)
+        if time.monotonic() - self._last_progress >= 1.0:
+            self.collect()
+            self._write_progress(step)
+
+    def collect(self) -> None:
+        """Fetch the steps that are still on the device; NonFiniteLossError where one is not finite."""
+        if not self._pending:
+            return
+        steps, losses, norms = zip(*self._pending, strict=True)
+        values = torch.stack([torch.stack(losses), torch.stack(norms).to(losses[0])]).tolist()
+        self._pending.clear()
+        now = time.perf_counter()
+        self._window_time += now - self._mark
+        self._mark = now
+        for step, loss, norm in zip(steps, *values, strict=True):
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                raise NonFiniteLossError(f"diverged: train loss {loss}, gradient norm {norm} at step {step}")
+            self.tail.append(loss)
+            self._window.append((loss, norm))
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Time in here is not time of training."""
+        self.collect()
+        start = time.perf_counter()
+        yield
+        self._mark += time.perf_counter() - start
+
+    def _log_window(self, step: int) -> None:
+        losses, norms = zip(*self._window, strict=True)
+        self.step_times.append(self._window_time / len(losses))
+        self.tracker.log(
+            step,
+            {
+                "train_loss": statistics.fmean(losses),
+                "grad_norm": statistics.fmean(norms),
+                "lr": self.tracker.learning_rate(step - 1),
+                "tokens_per_s": self.tokens_per_step / self.step_times[-1],
+            },
+        )
+        self._window.clear()
+        self._window_time = 0.0
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.spec.batch_size * self.spec.context_length
+
+    @property
+    def step_time(self) -> float:
+        return statistics.median(self.step_times)
+
+    def _write_progress(self, step: int) -> None:
+        self._last_progress = time.monotonic()
+        step_time = self.step_times[-1] if self.step_times else self._window_time / len(self._window)
+        progress = {
+            "step": step,
+            "steps": self.spec.steps,
+            "loss": self.tail[-1],
+            "validation_loss": self.validation_loss,
+            "tokens_per_s": self.tokens_per_step / step_time,
+            "started_at": self.started_at,
+            "eta_s": (self.spec.steps - step) * step_time,
+        }
+        write_atomically(self.progress_file, json.dumps(progress))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "tail": list(self.tail),
+            "window": [list(pair) for pair in self._window],
+            "window_time": self._window_time,
+            "step_times": self.step_times,
+            "validation_loss": self.validation_loss,
+            "wall_time": self.wall_time,
+            "history": self.tracker.history(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.tail.extend(state_dict["tail"])
+        self._window = [tuple(pair) for pair in state_dict["window"]]
+        self._window_time = state_dict["window_time"]
+        self.step_times = state_dict["step_times"]
+        self.validation_loss = state_dict["validation_loss"]
+        self.earlier_wall_time = state_dict["wall_time"]
+        self.tracker.restore(state_dict["history"])
+
+
+class Validation(Callback):
+    """The loss on the fixed held-out set, every `validation_every` steps and after the last."""
+
+    def __init__(self, spec: RunSpec, windows: Tensor, monitor: Monitor) -> None:
+        self.spec = spec
+        self.windows = windows
+        self.monitor = monitor
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step % self.spec.validation_every and step != self.spec.steps:
+            return
+        assert isinstance(pl_module, TrainingModule)
+        with self.monitor.pause():
+            windows = self.windows.to(pl_module.device)
+            context = trainer.precision_plugin.forward_context()
+            loss = held_out_loss(pl_module.model, windows, self.spec.batch_size, context)
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(f"diverged: validation loss {loss} at step {step}")
+        self.monitor.validation_loss = loss
+        self.monitor.tracker.log(step, {"loss": loss})
+
+
+class ResumePoint(Callback):
+    """A checkpoint every so many seconds, with the random generators, which Lightning leaves out."""
+
+    def __init__(self, path: Path, every_s: float, run_key: str, monitor: Monitor) -> None:
+        self.path = path
+        self.every_s = every_s
+        self.run_key = run_key
+        self.monitor = monitor
+        self._last = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if time.monotonic() - self._last < self.every_s or trainer.global_step == self.monitor.spec.steps:
+            return
+        with self.monitor.pause():
+            temporary = self.path.with_suffix(".new")
+            trainer.save_checkpoint(temporary)
+            temporary.replace(self.path)
+        self._last = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        return {"run_key": self.run_key, "cpu": torch.get_rng_state(), "cuda": cuda}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["run_key"] != self.run_key:
+            raise ValueError(f"{self.path}: belongs to run {state_dict['run_key']}; remove it")
+        torch.set_rng_state(state_dict["cpu"])
+        if state_dict["cuda"]:
+            torch.cuda.set_rng_state_all(state_dict["cuda"])

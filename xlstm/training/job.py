@@ -1,0 +1,97 @@
+"""TrainJob and RunResult: what goes into a training process and what comes out. Light: no torch here."""
+
+import json
+import signal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from xlstm.run_spec import RunSpec, run_spec_from_dict
+
+TIME_IS_UP = signal.SIGXCPU
+"""Ends a training at its time limit; SIGTERM ends it too and is recorded as such."""
+RESULT = "result.json"
+PROGRESS = "progress.json"
+SPEC = "spec.json"
+ATTEMPT = "mlflow_run_id"
+"""The MLflow run of the last attempt."""
+CHECKPOINT = Path("checkpoints") / "resume.ckpt"
+"""Within a run's folder; there from the first interval until the run is finished."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """A RunSpec, and all that a training needs and that does not determine its result."""
+
+    spec: RunSpec
+    data_folder: Path
+    """A prepared corpus whose content hash is the spec's."""
+    run_dir: Path
+    tracking_uri: str
+    """An MLflow store that exists: fresh SQLite files are not made here, parallel runs would race."""
+    experiment: str
+    artifact_root: str | None = None
+    """Where a new experiment keeps its artifacts; None leaves it to the store."""
+    run_name: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Set on the MLflow run beside the trainer's own."""
+    device: str = "cpu"
+    """cpu or cuda:<index>."""
+    threads: int = 1
+    checkpoint_every_s: float = 60.0
+    keep_final_checkpoint: bool = False
+    """Log the final weights as an artifact."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), default=str, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "TrainJob":
+        fields = json.loads(text)
+        return cls(
+            **{
+                **fields,
+                "spec": run_spec_from_dict(fields["spec"]),
+                "data_folder": Path(fields["data_folder"]),
+                "run_dir": Path(fields["run_dir"]),
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """The outcome of a training. The numbers are None where the run failed."""
+
+    run_key: str
+    status: Literal["finished", "failed"]
+    error: str | None = None
+    """Why it failed, one line."""
+    loss: float | None = None
+    """Final loss on the held-out set, nats per token."""
+    bpb: float | None = None
+    train_loss: float | None = None
+    """Mean over the last twentieth of the steps, nats per token."""
+    epochs: float | None = None
+    wall_time_s: float | None = None
+    """All attempts together, up to the checkpoint that each left."""
+    step_time_s: float | None = None
+    """Median, without validation and checkpoints."""
+    tokens_per_s: float | None = None
+    memory_bytes: float | None = None
+    """Peak: allocated by torch on a GPU, resident set of the process on a CPU."""
+    device: str | None = None
+    mlflow_run_id: str | None = None
+    mlflow_experiment_id: str | None = None
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers, named as the run table's columns."""
+        return {k: v for k, v in asdict(self).items() if isinstance(v, float)}
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunResult":
+        fields: dict[str, Any] = json.loads(text)
+        return cls(**fields)

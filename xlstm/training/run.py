@@ -1,0 +1,246 @@
+"""One training, from a TrainJob to a RunResult; every end of it is written down."""
+
+import logging
+import resource
+import shutil
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch import Trainer
+
+from xlstm.data import Corpus, CorpusError, TokenStream, load_corpus, validation_windows
+from xlstm.models import build_model
+from xlstm.run_spec import RunSpec
+from xlstm.training.callbacks import Monitor, ResumePoint, Validation
+from xlstm.training.files import write_atomically
+from xlstm.training.job import CHECKPOINT, RESULT, SPEC, TIME_IS_UP, RunResult, TrainJob
+from xlstm.training.module import TrainingModule
+from xlstm.training.surroundings import device_name, surroundings
+from xlstm.training.tracking import Tracker, close_dead_attempt, write_spec
+
+PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+class StoppedError(BaseException):
+    """A signal ends the training. Not an Exception, so that nothing on the way out handles it as an error."""
+
+
+def train(job: TrainJob) -> RunResult:
+    """Train a run, or go on with one that was interrupted; result.json comes last, and for failures too.
+
+    Raises what made the run fail, after the MLflow run and result.json say so: NonFiniteLossError,
+    CorpusError, StoppedError (signals), errors of torch and of the tracking store.
+    """
+    job.run_dir.mkdir(parents=True, exist_ok=True)
+    with _alone(job.run_dir), _signals_stop():
+        (job.run_dir / RESULT).unlink(missing_ok=True)
+        write_spec(job, job.run_dir / SPEC)
+        tracker: Tracker | None = None
+        try:
+            torch.set_num_threads(job.threads)
+            device = torch.device(job.device)
+            tracker = Tracker.start(job, surroundings(job.spec, device, job.threads))
+            result = _fit(job, device, tracker)
+        except BaseException as error:
+            _record_failure(job, tracker, one_line(error))
+            raise
+        write_atomically(job.run_dir / RESULT, result.to_json())
+        shutil.rmtree(job.run_dir / CHECKPOINT.parent, ignore_errors=True)
+        return result
+
+
+def record_death(job: TrainJob, reason: str) -> None:
+    """Say FAILED for a training whose process is gone and could not say it."""
+    with _alone(job.run_dir):
+        close_dead_attempt(job, "FAILED", reason)
+        _record_failure(job, None, reason)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's first line, with its type where it is not one of ours."""
+    text = str(error).strip().splitlines()
+    first = text[0][:300] if text else "no message"
+    ours = type(error).__module__.split(".")[0] == __name__.split(".")[0]
+    return first if ours else f"{type(error).__name__}: {first}"
+
+
+def _record_failure(job: TrainJob, tracker: Tracker | None, reason: str) -> None:
+    result = RunResult(run_key=job.spec.run_key, status="failed", error=reason)
+    try:
+        if tracker is not None:
+            tracker.fail(reason)
+    finally:
+        write_atomically(job.run_dir / RESULT, result.to_json())
+
+
+def _fit(job: TrainJob, device: torch.device, tracker: Tracker) -> RunResult:
+    spec = job.spec
+    corpus = _corpus(job)
+    torch.manual_seed(spec.seed)
+    module = TrainingModule(build_model(spec.model), spec.optimizer, spec.steps)
+    held_out = torch.from_numpy(
+        validation_windows(corpus.validation, spec.context_length, spec.validation_tokens)
+    )
+    stream = TokenStream(corpus.train, spec.context_length, spec.batch_size, spec.seed)
+    monitor = Monitor(spec, tracker, job.run_dir)
+    checkpoint = job.run_dir / CHECKPOINT
+    checkpoint.parent.mkdir(exist_ok=True)
+    resume = ResumePoint(checkpoint, job.checkpoint_every_s, spec.run_key, monitor)
+    trainer = _trainer(job, device, [monitor, Validation(spec, held_out, monitor), resume])
+    resume_from = checkpoint if checkpoint.exists() else None
+    trainer.fit(module, _Batches(stream, trainer), ckpt_path=resume_from, weights_only=True)
+    result = _result(job, corpus, stream, device, monitor, tracker)
+    final = {k: v for k, v in result.metrics().items() if k != "loss"}  # its history ends with it
+    tracker.finish(final, _artifacts(job, module))
+    return result
+
+
+def _corpus(job: TrainJob) -> Corpus:
+    corpus = load_corpus(job.data_folder)
+    found, planned = corpus.spec().content_hash, job.spec.data.content_hash
+    if found != planned:
+        raise CorpusError(
+            f"{job.data_folder}: holds other tokens ({found[:12]}) than the run was planned with"
+            f" ({planned[:12]}); plan the sweep again"
+        )
+    return corpus
+
+
+def _trainer(job: TrainJob, device: torch.device, callbacks: list) -> Trainer:
+    on_gpu = device.type == "cuda"
+    _quiet()
+    return Trainer(
+        accelerator="gpu" if on_gpu else "cpu",
+        devices=[device.index or 0] if on_gpu else 1,
+        precision=PRECISION[job.spec.precision],
+        max_steps=job.spec.steps,
+        max_epochs=-1,
+        gradient_clip_val=job.spec.optimizer.grad_clip,
+        callbacks=callbacks,
+        deterministic=_determinism(job.spec) if on_gpu else None,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+        default_root_dir=job.run_dir,
+        # A job of a cluster's scheduler starts many of these: none of them is to look for the others.
+        plugins=[LightningEnvironment()],
+    )
+
+
+def _determinism(spec: RunSpec) -> Literal["warn"] | bool:
+    """What to ask of a GPU, so that the same seed gives the same loss; a CPU gives it unasked.
+
+    Attention's backward obeys the strict demand alone. The mLSTM repeats itself without, and its reference
+    sums cumulatively, which the strict demand refuses.
+    """
+    # Filling new memory finds the use of uninitialised values; here it would only take time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return spec.model.arch == "transformer" or "warn"
+
+
+def _quiet() -> None:
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+
+
+class _Batches:
+    """The stream from the step at which the trainer stands."""
+
+    def __init__(self, stream: TokenStream, trainer: Trainer) -> None:
+        self.stream = stream
+        self.trainer = trainer
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        step = self.trainer.global_step
+        while True:
+            yield torch.from_numpy(self.stream.batch(step))
+            step += 1
+
+
+def _result(
+    job: TrainJob,
+    corpus: Corpus,
+    stream: TokenStream,
+    device: torch.device,
+    monitor: Monitor,
+    tracker: Tracker,
+) -> RunResult:
+    loss = monitor.validation_loss
+    assert loss is not None, "the last step is always validated"
+    return RunResult(
+        run_key=job.spec.run_key,
+        status="finished",
+        loss=loss,
+        bpb=corpus.bits_per_byte(loss),
+        train_loss=float(np.mean(monitor.tail)),
+        epochs=stream.epochs(job.spec.steps),
+        wall_time_s=monitor.wall_time,
+        step_time_s=monitor.step_time,
+        tokens_per_s=monitor.tokens_per_step / monitor.step_time,
+        memory_bytes=_peak_memory(device),
+        device=device_name(device),
+        mlflow_run_id=tracker.run_id,
+        mlflow_experiment_id=tracker.experiment_id,
+    )
+
+
+def _peak_memory(device: torch.device) -> float:
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+
+
+def _artifacts(job: TrainJob, module: TrainingModule) -> list[Path]:
+    artifacts = [job.run_dir / SPEC]
+    if job.keep_final_checkpoint:
+        weights = job.run_dir / "model.pt"
+        torch.save(module.model.state_dict(), weights)
+        artifacts.append(weights)
+    return artifacts
+
+
+@contextmanager
+def _alone(run_dir: Path) -> Iterator[None]:
+    """Hold the run's folder; the kernel lets go of it on any death."""
+    lock = FileLock(run_dir / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise RuntimeError(f"{run_dir}: is being trained by another process") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _signals_stop() -> Iterator[None]:
+    """Signals raise StoppedError. Lightning alone would end the loop and let the process exit with 0."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    words = {signal.SIGTERM: "stopped by SIGTERM", TIME_IS_UP: "stopped at its time limit"}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise StoppedError(words[signal.Signals(number)])
+
+    previous = {number: signal.signal(number, stop) for number in words}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,138 @@
+"""The MLflow run of a training: opened with all that determines it, fed in batches, ended with the truth."""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from xlstm.run_spec import canonical_json
+from xlstm.training.files import write_atomically
+from xlstm.training.job import ATTEMPT, TrainJob
+from xlstm.training.optimizer import learning_rate
+
+FLUSH_EVERY_S = 15.0
+"""A transaction costs tens of milliseconds on SQLite, so metrics wait for company."""
+MAX_BATCH = 1000
+"""MLflow's limit of metrics in one request."""
+
+
+class Tracker:
+    """Buffers metrics. Every attempt at a run is an MLflow run of its own, with the whole history."""
+
+    def __init__(self, job: TrainJob, client: MlflowClient, run_id: str, experiment_id: str) -> None:
+        self.job = job
+        self.client = client
+        self.run_id = run_id
+        self.experiment_id = experiment_id
+        self._metrics: list[Metric] = []
+        self._sent = 0
+        self._last_flush = time.monotonic()
+
+    @classmethod
+    def start(cls, job: TrainJob, tags: dict[str, str]) -> "Tracker":
+        """Open the run: every RunSpec field as a parameter, `tags` and the job's own.
+
+        An earlier attempt that died without a word is closed first; the caller holds the run's lock.
+        """
+        client = MlflowClient(job.tracking_uri)
+        experiment_id = _experiment(client, job)
+        close_dead_attempt(job, "KILLED", "its process died before it could say why")
+        own = {
+            "isoflop.run_key": job.spec.run_key,
+            "isoflop.run_name": job.run_name,
+            "isoflop.arch": job.spec.model.arch,
+            "isoflop.spec": canonical_json(job.spec),
+            "isoflop.data_hash": job.spec.data.content_hash,
+        }
+        run = client.create_run(experiment_id, run_name=job.run_name, tags={**own, **tags, **job.tags})
+        write_atomically(job.run_dir / ATTEMPT, run.info.run_id)
+        parameters = [Param(key, str(value)) for key, value in flatten(asdict(job.spec)).items()]
+        client.log_batch(run.info.run_id, params=parameters)
+        return cls(job, client, run.info.run_id, experiment_id)
+
+    def learning_rate(self, step: int) -> float:
+        return learning_rate(step, self.job.spec.steps, self.job.spec.optimizer)
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Add to the history; it is written when enough has gathered."""
+        now = time.time_ns() // 1_000_000
+        self._metrics += [Metric(key, value, now, step) for key, value in metrics.items()]
+        if time.monotonic() - self._last_flush >= FLUSH_EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has gathered."""
+        waiting = self._metrics[self._sent :]
+        for start in range(0, len(waiting), MAX_BATCH):
+            self.client.log_batch(self.run_id, metrics=waiting[start : start + MAX_BATCH])
+        self._sent = len(self._metrics)
+        self._last_flush = time.monotonic()
+
+    def history(self) -> list[list[Any]]:
+        """All metrics of this run so far, for a checkpoint."""
+        return [[m.key, m.value, m.timestamp, m.step] for m in self._metrics]
+
+    def restore(self, history: list[list[Any]]) -> None:
+        """Begin with the history of an earlier attempt."""
+        self._metrics = [Metric(*row) for row in history] + self._metrics[self._sent :]
+        self._sent = 0
+
+    def finish(self, metrics: dict[str, float], artifacts: list[Path]) -> None:
+        """Write the final numbers and files, and only then say FINISHED."""
+        # The newest point of the highest step is the run's value: a millisecond makes it the final one.
+        last = max((m.timestamp for m in self._metrics), default=0) + 1
+        self._metrics += [Metric(key, value, last, self.job.spec.steps) for key, value in metrics.items()]
+        self.flush()
+        for path in artifacts:
+            self.client.log_artifact(self.run_id, str(path))
+        self.client.set_terminated(self.run_id, "FINISHED")
+
+    def fail(self, error: str) -> None:
+        """Keep the history, name the reason, say FAILED."""
+        self.client.log_batch(self.run_id, tags=[RunTag("isoflop.error", error)])
+        self.flush()
+        self.client.set_terminated(self.run_id, "FAILED")
+
+
+def flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in fields.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _experiment(client: MlflowClient, job: TrainJob) -> str:
+    found = client.get_experiment_by_name(job.experiment)
+    if found is None:
+        try:
+            return client.create_experiment(job.experiment, job.artifact_root)
+        except MlflowException:  # another run of the sweep was first
+            found = client.get_experiment_by_name(job.experiment)
+            if found is None:
+                raise
+    return found.experiment_id
+
+
+def close_dead_attempt(job: TrainJob, status: str, error: str) -> None:
+    """End the MLflow run of the last attempt if it died without a word; for the holder of the run's lock."""
+    attempt = job.run_dir / ATTEMPT
+    if not attempt.exists():
+        return
+    client = MlflowClient(job.tracking_uri)
+    run_id = attempt.read_text()
+    if client.get_run(run_id).info.status == "RUNNING":
+        client.set_tag(run_id, "isoflop.error", error)
+        client.set_terminated(run_id, status)
+
+
+def write_spec(job: TrainJob, path: Path) -> None:
+    path.write_text(json.dumps(json.loads(canonical_json(job.spec)), indent=1, sort_keys=True) + "\n")
