@@ -1,0 +1,112 @@
+"""IsoFLOP grid: budgets x sizes x architectures x context lengths, and the rules that fill in each run."""
+
+import math
+from collections.abc import Sequence
+
+from sweeps.spec import Arch, ExpectedOptimum, LearningRate, Schedule, Shape, SpecError, SweepSpec, pick
+from xlstm.accounting import count_parameters, mlstm_config, training_flops, transformer_config
+from xlstm.config import ModelConfig
+from xlstm.run_spec import OptimizerSpec
+
+BUDGET_TOLERANCE = 0.02
+"""Realised FLOPs of a run stay this close to its budget."""
+
+
+def ladder_configs(spec: SweepSpec, arch: Arch, vocab_size: int) -> list[ModelConfig]:
+    """Every rung of the ladder for one architecture, smallest N first."""
+    configs = [_config(spec, shape, arch, vocab_size) for shape in spec.ladder.shapes]
+    return sorted(configs, key=count_parameters)
+
+
+def _config(spec: SweepSpec, shape: Shape, arch: Arch, vocab_size: int) -> ModelConfig:
+    ladder = spec.ladder
+    if shape.num_heads is not None:
+        heads = pick(shape.num_heads, arch)
+    else:
+        heads = max(1, shape.d_model // pick(ladder.head_dim, arch))
+    common = {
+        "vocab_size": vocab_size,
+        "d_model": shape.d_model,
+        "num_blocks": shape.num_blocks,
+        "num_heads": heads,
+        "ffn_factor": ladder.ffn_factor,
+        "ffn_multiple_of": ladder.ffn_multiple_of,
+    }
+    try:
+        if arch == "mlstm":
+            return mlstm_config(**common, chunk_size=ladder.chunk_size)
+        return transformer_config(**common)
+    except ValueError as error:
+        raise SpecError(f"ladder.shapes: d_model {shape.d_model} does not fit {arch}: {error}") from error
+
+
+def expected_N(rule: ExpectedOptimum, budget: float) -> float:
+    """N* = N (C / C_0)^exponent, the guess that centres a budget's sizes."""
+    return rule.N * (budget / rule.budget) ** rule.exponent
+
+
+def sizes_around(
+    configs: Sequence[ModelConfig], center: float, spread: float, count: int | None
+) -> list[ModelConfig]:
+    """`count` rungs whose ln N lie nearest to an even grid of width ln `spread` around `center`; all if None.
+
+    The grid slides, keeping its width, where the ladder ends before it does, so that a budget never gets
+    fewer sizes than asked for while the ladder still has them.
+    """
+    if count is None or count >= len(configs):
+        return list(configs)
+    log_N = [math.log(count_parameters(config)) for config in configs]
+    half = math.log(spread) / 2
+    low = min(max(math.log(center) - half, log_N[0]), max(log_N[-1] - 2 * half, log_N[0]))
+    targets = [low + 2 * half * j / max(count - 1, 1) for j in range(count)]
+    free = set(range(len(configs)))
+    for target in targets:
+        nearest = min(free, key=lambda index: abs(log_N[index] - target))
+        free.remove(nearest)
+    return [config for index, config in enumerate(configs) if index not in free]
+
+
+def batch_sequences(spec: SweepSpec, budget: float, context_length: int) -> int:
+    """Sequences a step: the rule in tokens, whole sequences, at least one."""
+    rule = spec.batch
+    tokens = rule.tokens * (budget / rule.reference_budget) ** rule.exponent
+    return max(1, round(tokens / context_length))
+
+
+def steps_for(budget: float, config: ModelConfig, context_length: int, batch_size: int) -> int:
+    """Whole steps that spend `budget` FLOPs; SpecError where rounding would miss it by more than 2 %."""
+    per_step = training_flops(config, context_length, batch_size * context_length)
+    steps = max(1, round(budget / per_step))
+    error = steps * per_step / budget - 1
+    if abs(error) > BUDGET_TOLERANCE:
+        raise SpecError(
+            f"budgets: {budget:.3g} FLOPs buy {budget / per_step:.1f} steps of {config.arch} d_model"
+            f" {config.d_model} x {config.num_blocks} blocks at batch.tokens {batch_size * context_length},"
+            f" off budget by {error:+.1%}; take a smaller size, a smaller batch or a larger budget"
+        )
+    return steps
+
+
+def peak_learning_rate(rule: LearningRate, d_model: int) -> float:
+    """Peak rate of a width: power law capped at `maximum`, or the table's entry."""
+    if rule.by_width is not None:
+        widths = [width for width in sorted(rule.by_width) if width >= d_model]
+        if not widths:
+            raise SpecError(
+                f"learning_rate.by_width: no entry covers d_model {d_model}; add one for a width >= {d_model}"
+            )
+        return rule.by_width[widths[0]]
+    assert rule.base is not None
+    return min(rule.maximum, rule.base * (rule.reference_width / d_model) ** rule.exponent)
+
+
+def optimizer_spec(spec: SweepSpec, arch: Arch, d_model: int, steps: int) -> OptimizerSpec:
+    """AdamW and its schedule for a run of `steps` steps."""
+    schedule: Schedule = spec.schedule
+    return OptimizerSpec(
+        peak_lr=peak_learning_rate(pick(spec.learning_rate, arch), d_model),
+        warmup_steps=min(schedule.warmup_steps_max, round(schedule.warmup_fraction * steps)),
+        cooldown_steps=min(schedule.cooldown_steps_max, round(schedule.cooldown_fraction * steps)),
+        cosine_floor=schedule.cosine_floor,
+        **spec.optimizer.model_dump(),
+    )

@@ -1,0 +1,177 @@
+"""A plan: the table of runs that a spec and a corpus imply, in the order in which they are trained."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import polars as pl
+
+from sweeps.grid import (
+    batch_sequences,
+    expected_N,
+    ladder_configs,
+    optimizer_spec,
+    sizes_around,
+    steps_for,
+)
+from sweeps.spec import Arch, SpecError, SweepSpec, pick
+from xlstm.accounting import count_parameters, training_flops
+from xlstm.config import ModelConfig
+from xlstm.run_spec import DataSpec, RunSpec, canonical_json
+
+BYTES_PER_PARAMETER = 16
+"""fp32 weights, gradients and two AdamW moments; activations come on top."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
+    """A RunSpec and what the sweep knows of it."""
+
+    spec: RunSpec
+    name: str
+    budget: float
+    """Nominal FLOPs of the IsoFLOP group."""
+    N: int
+    N_non_embedding: int
+    train_flops: float
+    estimated_s: float
+
+    @property
+    def D(self) -> int:
+        return self.spec.tokens
+
+    @property
+    def run_key(self) -> str:
+        return self.spec.run_key
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What the tracker must know of a run beyond its parameters, so that a run table can be gathered."""
+        return {
+            "isoflop.run_key": self.run_key,
+            "isoflop.run_name": self.name,
+            "isoflop.arch": self.spec.model.arch,
+            "isoflop.budget": repr(self.budget),
+            "isoflop.N": str(self.N),
+            "isoflop.N_non_embedding": str(self.N_non_embedding),
+            "isoflop.D": str(self.D),
+            "isoflop.train_flops": repr(self.train_flops),
+            "isoflop.spec": canonical_json(self.spec),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Runs in execution order: cheap budgets first, and of a budget its centre and ends before the rest."""
+
+    spec: SweepSpec
+    runs: tuple[PlannedRun, ...]
+
+    @cached_property
+    def table(self) -> pl.DataFrame:
+        """One row a run, in execution order, with the columns of the run table that are known beforehand."""
+        return pl.DataFrame([_row(run) for run in self.runs])
+
+    @property
+    def train_flops(self) -> float:
+        return sum(run.train_flops for run in self.runs)
+
+
+def make_plan(spec: SweepSpec, data: DataSpec, vocab_size: int) -> Plan:
+    """Lay out every run of a sweep on one corpus. SpecError names what does not fit."""
+    runs = [run for cell in _cells(spec) for run in _group(spec, *cell, data, vocab_size)]
+    return Plan(spec=spec, runs=tuple(run for _, run in sorted(runs, key=lambda item: item[0])))
+
+
+def _cells(spec: SweepSpec) -> Iterator[tuple[Arch, int, float]]:
+    for budget in sorted(spec.budgets):
+        for context_length in spec.context_lengths:
+            for arch in spec.archs:
+                yield arch, context_length, budget
+
+
+def _group(
+    spec: SweepSpec, arch: Arch, context_length: int, budget: float, data: DataSpec, vocab_size: int
+) -> Iterator[tuple[tuple[float, int, int, int, int], PlannedRun]]:
+    """The runs of one parabola, each with its sort key."""
+    configs = ladder_configs(spec, arch, vocab_size)
+    center = expected_N(pick(spec.expected_optimum, arch), budget) if spec.expected_optimum else 0.0
+    sizes = sizes_around(configs, center, spec.ladder.spread, spec.ladder.sizes_per_budget)
+    for position, config in enumerate(sizes):
+        for seed in spec.seeds:
+            key = (budget, seed, _rank(position, len(sizes)), context_length, spec.archs.index(arch))
+            yield key, _planned_run(spec, config, context_length, budget, seed, data)
+
+
+def _rank(position: int, count: int) -> int:
+    """Centre 0, ends 1, others 2: three points make the first parabola."""
+    if position == count // 2:
+        return 0
+    return 1 if position in (0, count - 1) else 2
+
+
+def _planned_run(
+    spec: SweepSpec, config: ModelConfig, context_length: int, budget: float, seed: int, data: DataSpec
+) -> PlannedRun:
+    batch_size = batch_sequences(spec, budget, context_length)
+    steps = steps_for(budget, config, context_length, batch_size)
+    N = count_parameters(config)
+    _check_memory(spec, config, N)
+    run_spec = RunSpec(
+        model=config,
+        data=data,
+        optimizer=optimizer_spec(spec, config.arch, config.d_model, steps),
+        context_length=context_length,
+        batch_size=batch_size,
+        steps=steps,
+        validation_tokens=spec.validation.tokens,
+        validation_every=max(1, -(-steps // spec.validation.times)),
+        seed=seed,
+        precision=spec.precision,
+    )
+    train_flops = training_flops(config, context_length, run_spec.tokens)
+    return PlannedRun(
+        spec=run_spec,
+        name=f"{config.arch}-{context_length}-{budget:.2g}-{config.d_model}x{config.num_blocks}-s{seed}",
+        budget=budget,
+        N=N,
+        N_non_embedding=count_parameters(config, embedding=False),
+        train_flops=train_flops,
+        estimated_s=train_flops / spec.resources.flops_per_s + steps * spec.resources.step_overhead_s,
+    )
+
+
+def _check_memory(spec: SweepSpec, config: ModelConfig, N: int) -> None:
+    limit = spec.resources.memory_gib
+    needed = N * BYTES_PER_PARAMETER / 2**30
+    if limit is not None and needed > limit:
+        raise SpecError(
+            f"ladder.shapes: {config.arch} d_model {config.d_model} x {config.num_blocks} blocks needs"
+            f" {needed:.3g} GiB for weights and optimiser, resources.memory_gib is {limit:g}; drop the size"
+        )
+
+
+def _row(run: PlannedRun) -> dict[str, object]:
+    spec = run.spec
+    return {
+        "run_key": run.run_key,
+        "run_name": run.name,
+        "arch": spec.model.arch,
+        "context_length": spec.context_length,
+        "budget": run.budget,
+        "N": float(run.N),
+        "N_non_embedding": float(run.N_non_embedding),
+        "D": float(run.D),
+        "train_flops": run.train_flops,
+        "budget_error": run.train_flops / run.budget - 1,
+        "token_param_ratio": run.D / run.N,
+        "steps": spec.steps,
+        "batch_size": spec.batch_size,
+        "peak_lr": spec.optimizer.peak_lr,
+        "seed": spec.seed,
+        "d_model": spec.model.d_model,
+        "num_blocks": spec.model.num_blocks,
+        "num_heads": spec.model.num_heads,
+        "estimated_s": run.estimated_s,
+        "spec": canonical_json(spec),
+    }

@@ -1,0 +1,372 @@
+"""SweepSpec: what a user writes in YAML. Unknown keys and impossible values fail at once, by name."""
+
+import difflib
+import json
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from sweeps.laws.settings import LawSettings
+from xlstm.data.spec import CorpusSpec
+
+PROFILES = Path(__file__).parent / "profiles"
+
+Arch = Literal["mlstm", "transformer"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class SpecError(ValueError):
+    """A spec that cannot be run; the message names the file, the key, the value and the cure, on one line."""
+
+
+ArchOrAll = Literal["mlstm", "transformer", "all"]
+
+
+def _for_all(value: Any) -> Any:
+    by_arch = isinstance(value, dict) and value.keys() & {"mlstm", "transformer", "all"}
+    return value if by_arch else {"all": value}
+
+
+T = TypeVar("T")
+
+
+def pick(by_arch: dict[ArchOrAll, T], arch: Arch) -> T:
+    """The entry of `arch`, or else the one for all."""
+    return by_arch[arch] if arch in by_arch else by_arch["all"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+PerArchCount = Annotated[
+    dict[ArchOrAll, Count], BeforeValidator(_for_all, json_schema_input_type=Count | dict[ArchOrAll, Count])
+]
+
+
+class Shape(_Section):
+    """One rung of the ladder, shared by the architectures so that their sizes pair up."""
+
+    d_model: Count
+    num_blocks: Count
+    num_heads: PerArchCount | None = None
+    """Heads, for all or by architecture; without it, `d_model / head_dim` of the ladder."""
+
+
+class Ladder(_Section):
+    """Which model sizes there are, and which of them a budget gets."""
+
+    shapes: list[Shape] = Field(min_length=1)
+    head_dim: PerArchCount = {"all": 64}
+    """Value width of a head where a shape names no heads."""
+    ffn_factor: Positive = 2.667
+    ffn_multiple_of: Count = 64
+    sizes_per_budget: Count | None = None
+    """The rungs nearest to the expected optimum, evenly spread over `spread`; none takes every rung."""
+    spread: Annotated[float, Field(gt=1)] = 8.0
+    """Largest over smallest N at one budget, centred on the expected optimum."""
+    chunk_size: Count = 64
+    """Chunk of the mLSTM's chunkwise form; it enters its FLOP count."""
+
+    @field_validator("shapes")
+    @classmethod
+    def _distinct(cls, shapes: list[Shape]) -> list[Shape]:
+        seen: set[tuple[int, int]] = set()
+        for shape in shapes:
+            key = (shape.d_model, shape.num_blocks)
+            if key in seen:
+                raise ValueError(f"d_model {key[0]} with num_blocks {key[1]} stands there twice; remove one")
+            seen.add(key)
+        return shapes
+
+
+class ExpectedOptimum(_Section):
+    """A guess of N*(C) = N (C / budget)^exponent, to centre the sizes of each budget."""
+
+    N: Positive
+    budget: Positive
+    exponent: Fraction = 0.5
+
+
+class LearningRate(_Section):
+    """Peak learning rate: `base (reference_width / d_model)^exponent`, at most `maximum`; or a table."""
+
+    base: Positive | None = None
+    reference_width: Positive = 1024
+    exponent: float = 0.5
+    maximum: Positive = 0.03
+    by_width: dict[Count, Positive] | None = None
+    """Width to rate: a model takes the entry of the smallest listed width that is at least its own."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> "LearningRate":
+        if (self.base is None) == (self.by_width is None):
+            raise ValueError("give one of base (a power law in width) and by_width (a table)")
+        return self
+
+
+PerArchOptimum = Annotated[
+    dict[ArchOrAll, ExpectedOptimum],
+    BeforeValidator(_for_all, json_schema_input_type=ExpectedOptimum | dict[ArchOrAll, ExpectedOptimum]),
+]
+PerArchLearningRate = Annotated[
+    dict[ArchOrAll, LearningRate],
+    BeforeValidator(_for_all, json_schema_input_type=LearningRate | dict[ArchOrAll, LearningRate]),
+]
+
+
+class BatchSize(_Section):
+    """Tokens a step: `tokens (C / reference_budget)^exponent`, rounded to whole sequences."""
+
+    tokens: Count
+    reference_budget: Positive = 1.0
+    exponent: Fraction = 0.0
+
+
+class Schedule(_Section):
+    """Linear warm-up, cosine to `cosine_floor` of the peak, linear cool-down to zero."""
+
+    warmup_fraction: Fraction = 0.05
+    warmup_steps_max: Count = 750
+    cooldown_fraction: Fraction = 0.1
+    cooldown_steps_max: Count = 1000
+    cosine_floor: Fraction = 0.1
+
+    @model_validator(mode="after")
+    def _leave_room(self) -> "Schedule":
+        if self.warmup_fraction + self.cooldown_fraction >= 1:
+            raise ValueError("warmup_fraction + cooldown_fraction must be below 1: the cosine needs steps")
+        return self
+
+
+class Optimizer(_Section):
+    """AdamW; defaults as in arXiv:2510.02228."""
+
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.95
+    eps: Positive = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    grad_clip: Positive = 0.5
+
+
+class Data(_Section):
+    """Where the text comes from and how it becomes tokens; see xlstm.data.CorpusSpec."""
+
+    name: str = "python"
+    source: Literal["python", "files", "huggingface"] = "python"
+    """python: the Python sources installed on this machine, real text without a download."""
+    paths: list[str] = []
+    dataset: str | None = None
+    dataset_config: str | None = None
+    dataset_split: str = "train"
+    text_field: str = "text"
+    document_separator: str | None = None
+    tokenizer: str = "bytes"
+    """bytes, bpe:VOCABULARY (trained on this corpus), or the path of a tokenizers JSON file."""
+    separator_token: str | None = None
+    max_bytes: Count | None = None
+    validation_fraction: float = 0.05
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _prepares(self) -> "Data":
+        self.corpus_spec()
+        return self
+
+    def corpus_spec(self) -> CorpusSpec:
+        """The same fields as the data library takes them."""
+        return CorpusSpec(**{**self.model_dump(), "paths": tuple(self.paths)})
+
+
+class Validation(_Section):
+    """The fixed held-out set, and how often it is looked at."""
+
+    tokens: Count = 65_536
+    times: Count = 5
+    """Validations a run, the last one after the last step."""
+
+
+class Resources(_Section):
+    """What one run gets, and a speed guess for the plan's time estimate."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    runs_in_parallel: Count | None = None
+    """On a CPU: none means one a core over `threads`. On GPUs: runs that share one GPU, 1 if none."""
+    threads: Count = 1
+    timeout_s: Positive = 86_400
+    memory_gib: Positive | None = None
+    """A run whose weights, gradients and optimiser state need more is refused before anything trains."""
+    flops_per_s: Positive = 4e10
+    step_overhead_s: Annotated[float, Field(ge=0)] = 0.005
+    checkpoint_every_s: Positive = 60.0
+    keep_final_checkpoint: bool = False
+    """Log the final weights of every run as an artifact."""
+
+
+class Laws(_Section):
+    """Settings of the fits; see sweeps.laws.settings."""
+
+    law: str = "chinchilla"
+    estimator: str = "huber-log"
+    huber_delta: Positive = 1e-3
+    resamples: Annotated[int, Field(ge=0)] = 1000
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    target_budgets: list[Positive] = []
+    seed: int = 0
+
+    def settings(self) -> LawSettings:
+        """The same values as the engine takes them."""
+        return LawSettings(**{**self.model_dump(), "target_budgets": tuple(self.target_budgets)})
+
+
+class SweepSpec(_Section):
+    """One sweep: budgets x sizes x architectures x context lengths x seeds on one corpus."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    description: str = ""
+    archs: list[Arch] = Field(min_length=1)
+    context_lengths: list[Annotated[int, Field(ge=8)]] = Field(min_length=1)
+    budgets: list[Positive] = Field(min_length=1)
+    ladder: Ladder
+    expected_optimum: PerArchOptimum | None = None
+    learning_rate: PerArchLearningRate
+    batch: BatchSize
+    data: Data = Data()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    validation: Validation = Validation()
+    seeds: list[int] = Field(default=[0], min_length=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    resources: Resources = Resources()
+    laws: Laws = Laws()
+
+    @field_validator("archs", "context_lengths", "budgets", "seeds")
+    @classmethod
+    def _no_repeats(cls, values: list[Any]) -> list[Any]:
+        repeated = sorted({v for v in values if values.count(v) > 1})
+        if repeated:
+            raise ValueError(f"{repeated[0]} stands there twice; remove one")
+        return values
+
+    @model_validator(mode="after")
+    def _complete(self) -> "SweepSpec":
+        if self.ladder.sizes_per_budget is not None and self.expected_optimum is None:
+            raise ValueError("ladder.sizes_per_budget needs expected_optimum, to centre the sizes")
+        for key in ("learning_rate", "expected_optimum"):
+            by_arch = getattr(self, key)
+            missing = [a for a in self.archs if by_arch is not None and not by_arch.keys() & {a, "all"}]
+            if missing:
+                raise ValueError(f"{key} has no entry for {missing[0]}; add one, or one for all")
+        return self
+
+    @cached_property
+    def yaml(self) -> str:
+        """The spec as it was understood, defaults included."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=100)
+
+
+class Yaml12Loader(yaml.SafeLoader):
+    """YAML 1.2 floats: 6e18 is a number and not a string."""
+
+
+Yaml12Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(?:\d[\d_]*)(?:\.[\d_]*)?(?:[eE][-+]?\d+)$|^[-+]?(?:\d[\d_]*)?\.\d[\d_]*(?:[eE][-+]?\d+)?$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def load_spec(source: str | Path) -> SweepSpec:
+    """Read a spec from a YAML file or, by bare name, from the profiles shipped with the package.
+
+    Raises SpecError, one line that names file, key and value.
+    """
+    path = find_spec(source)
+    try:
+        fields = yaml.load(path.read_text(encoding="utf-8"), Loader=Yaml12Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read: {_one_line(error)}") from error
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path}: not valid YAML: {_one_line(error)}") from error
+    if not isinstance(fields, dict):
+        raise SpecError(f"{path}: holds {type(fields).__name__}, not a mapping of keys")
+    return parse_spec(fields, origin=str(path))
+
+
+def find_spec(source: str | Path) -> Path:
+    """Path of a spec: a file, or the name of a shipped profile."""
+    path = Path(source)
+    if path.suffix in {".yaml", ".yml"}:
+        if path.is_file():
+            return path
+        raise SpecError(f"{path}: no such file")
+    profile = PROFILES / f"{source}.yaml"
+    if not profile.is_file():
+        known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
+        raise SpecError(f"profile {source!r}: not known; use one of {known}, or the path of a .yaml file")
+    return profile
+
+
+def parse_spec(fields: dict[str, Any], origin: str = "spec") -> SweepSpec:
+    """Validate a mapping; SpecError lists every fault as `origin: key = value: what would be right`."""
+    try:
+        return SweepSpec.model_validate(fields)
+    except ValidationError as error:
+        raise SpecError("; ".join(_fault(origin, fault) for fault in error.errors())) from error
+
+
+def json_schema() -> str:
+    """JSON Schema of a spec, for editors."""
+    return json.dumps(SweepSpec.model_json_schema(), indent=2)
+
+
+def _fault(origin: str, fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"] if part not in ("all", "[key]")) or "spec"
+    if fault["type"] == "extra_forbidden":
+        return f"{origin}: {key}: unknown key{_suggestion(fault['loc'])}"
+    if fault["type"] == "missing":
+        return f"{origin}: {key}: required and missing"
+    message = fault["msg"].removeprefix("Value error, ")
+    value = repr(fault["input"])
+    shown = f" = {value}" if len(value) <= 80 else ""
+    return f"{origin}: {key}{shown}: {_one_line(message)}"
+
+
+def _suggestion(loc: tuple[Any, ...]) -> str:
+    schema = SweepSpec.model_json_schema(mode="serialization")
+    node: Any = schema
+    for part in loc[:-1]:
+        node = _resolve(node, schema)
+        node = node.get("items") or node.get("additionalProperties") or node["properties"].get(part, {})
+    names = list(_resolve(node, schema).get("properties", {}))
+    close = difflib.get_close_matches(str(loc[-1]), names, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(names)}"
+
+
+def _resolve(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    for option in node.get("anyOf", []):
+        if option.get("type") != "null":
+            node = option
+    if "$ref" in node:
+        node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
+    return node
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())
