@@ -1,0 +1,341 @@
+"""The report's tables: predictions, fits, comparisons, runs and the checks of the fits."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from reports import numbers
+from reports.answer import decided
+from reports.cells import (
+    Cell,
+    Column,
+    Table,
+    as_rows,
+    compact,
+    estimate,
+    generic,
+    generic_table,
+    integer,
+    left,
+    number,
+    right,
+    spoken,
+    yes,
+)
+from reports.palette import arch_label
+from reports.view import View, finished
+from sweeps.laws.types import GroupAnalysis, LawFit
+
+
+def _group_columns(view: View) -> tuple[Column, ...]:
+    """The context length has a column only where there are several."""
+    return left("Architecture") + (right("Context") if len(view.contexts) > 1 else ())
+
+
+def _group_cells(view: View, arch: str | None, context_length: int | None) -> tuple[Cell, ...]:
+    context = (integer(context_length),) if len(view.contexts) > 1 else ()
+    return (Cell(arch_label(arch or "")), *context)
+
+
+def _of(view: View, group: GroupAnalysis) -> tuple[Cell, ...]:
+    return _group_cells(view, group.arch, group.context_length)
+
+
+def predictions(view: View) -> Table:
+    """N*, D* and L* at every budget, by every method."""
+    rows = [
+        (
+            number(o.budget, numbers.flops),
+            *_of(view, group),
+            *estimate(o.N, numbers.count),
+            *estimate(o.D, numbers.count),
+            number(o.D.value / o.N.value, numbers.ratio),
+            *estimate(o.loss, numbers.loss),
+            Cell(view.method_label(o)),
+            Cell(f"{numbers.ratio(o.extrapolation)} x" if o.extrapolation > 1.001 else "no", o.extrapolation),
+        )
+        for group in view.groups
+        for o in sorted(group.optima, key=lambda o: -o.budget)
+    ]
+    return Table(
+        key="predictions",
+        caption=(
+            "The optimum at every budget of the grid and at every target, by every method that gives one; at"
+            " each budget the first is the one to trust."
+        ),
+        columns=(
+            *right("Budget"),
+            *_group_columns(view),
+            *right("N*", "interval", "D*", "interval", "D*/N*", "L*", "interval"),
+            *left("Method", "Extrapolated"),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def parabolas(view: View) -> Table:
+    """The optimum of each budget's parabola."""
+    rows = [
+        (
+            *_of(view, group),
+            number(p.budget, numbers.flops),
+            integer(p.n_points),
+            *estimate(p.N, numbers.count),
+            *estimate(p.D, numbers.count),
+            *estimate(p.loss, numbers.loss),
+            number(p.rms_residual, lambda v: numbers.fixed(v, 4)),
+            number(p.predicted_bias, _percent),
+            yes(p.usable),
+        )
+        for group in view.groups
+        for p in group.parabolas
+    ]
+    return Table(
+        key="parabolas",
+        caption=(
+            "The optimum of each parabola. Bias is the error of N* that a parabola makes on this very grid"
+            " without any noise, as the fitted L(N, D) predicts it. Optima that are not used do not enter the"
+            " power laws."
+        ),
+        columns=(
+            *_group_columns(view),
+            *right("Budget", "Runs", "N*", "interval", "D*", "interval", "L*", "interval", "rms", "Bias"),
+            *left("Used"),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def _percent(log_error: float | None) -> str:
+    return f"{numbers.fixed(100 * float(np.expm1(log_error)), 1)}%" if numbers.known(log_error) else ""
+
+
+def power_laws(view: View) -> Table:
+    """Exponents and prefactors of N*(C), D*(C), L*(C)."""
+    symbols = {"N": "N*", "D": "D*", "loss": "L*"}
+    rows = [
+        (
+            *_of(view, group),
+            Cell(symbols[law.quantity]),
+            *estimate(law.exponent, numbers.exact),
+            number(float(np.exp(law.intercept)), numbers.exact),
+            number(law.C_ref, numbers.exact),
+            number(law.offset, lambda v: numbers.exact(v) if v else "0"),
+            integer(law.n_budgets),
+            Cell(law.exponent.method, mark="quiet"),
+        )
+        for group in view.groups
+        for law in group.power_laws.values()
+    ]
+    return Table(
+        key="power-laws",
+        caption="Power laws of the optima: y = offset + prefactor (C / C_ref)^exponent, C in FLOPs.",
+        columns=(
+            *_group_columns(view),
+            *left("y"),
+            *right("Exponent", "interval", "Prefactor", "C_ref", "Offset", "Budgets"),
+            *left("Interval by"),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def law_parameters(view: View) -> Table:
+    """Coefficients of every fitted L(N, D)."""
+    rows = [
+        (
+            *_of(view, group),
+            Cell(fit.law),
+            Cell(fit.estimator),
+            Cell(name),
+            *estimate(value, numbers.exact),
+            integer(fit.n_points),
+        )
+        for group in view.groups
+        for fit in group.parametric
+        for name, value in fit.params.items()
+    ]
+    formulas = dict.fromkeys(fit.formula for group in view.groups for fit in group.parametric)
+    return Table(
+        key="law-parameters",
+        caption=f"Coefficients of {'; '.join(formulas)}. Of each architecture the first fit answers.",
+        columns=(
+            *_group_columns(view),
+            *left("Law", "Minimised", "Parameter"),
+            *right("Value", "interval", "Runs"),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def fit_diagnostics(view: View) -> Table:
+    """What tells a good minimum from a bad one: a row a diagnostic, a column a fit."""
+    fits = [(group, fit) for group in view.groups for fit in group.parametric]
+    names = list(dict.fromkeys(name for _, fit in fits for name in fit.diagnostics))
+    rows: list[tuple[Cell, ...]] = [
+        (Cell("Minimised"), *(Cell(fit.estimator) for _, fit in fits)),
+        (Cell("Objective at the minimum"), *(number(fit.objective, numbers.exact) for _, fit in fits)),
+        (Cell("Runs"), *(integer(fit.n_points) for _, fit in fits)),
+        *((Cell(spoken(name)), *(generic(fit.diagnostics.get(name)) for _, fit in fits)) for name in names),
+    ]
+    return Table(
+        key="fit-diagnostics",
+        caption="How each law was fitted, and how well its minimum is determined.",
+        columns=(*left("Diagnostic"), *left(*(_fit_title(view, group, fit) for group, fit in fits))),
+        rows=tuple(rows) if fits else (),
+    )
+
+
+def _fit_title(view: View, group: GroupAnalysis, fit: LawFit) -> str:
+    return ", ".join([*(cell.text for cell in _of(view, group)), fit.law])
+
+
+def comparisons(view: View) -> Table:
+    """Architectures against each other at every budget."""
+    rows = [
+        (
+            number(c.budget, numbers.flops),
+            *((integer(c.context_length),) if len(view.contexts) > 1 else ()),
+            Cell(arch_label(c.better)),
+            Cell(arch_label(c.other)),
+            *estimate(c.loss_difference, lambda v: numbers.fixed(v, 4)),
+            *estimate(c.compute_ratio, numbers.ratio),
+            yes(decided(c)),
+            Cell(c.loss_difference.method, mark="quiet"),
+        )
+        for c in view.analysis.comparisons
+    ]
+    return Table(
+        key="comparisons",
+        caption=(
+            "The better estimate's loss minus the other's at their optima, and the compute that the other"
+            " needs for the same loss, over the budget. Decided: the interval of the difference leaves 0 out."
+        ),
+        columns=(
+            *right("Budget", *(("Context",) if len(view.contexts) > 1 else ())),
+            *left("Better", "Other"),
+            *right("Loss difference", "interval", "Compute ratio", "interval"),
+            *left("Decided", "By"),
+        ),
+        rows=tuple(rows),
+    )
+
+
+_RUN_ORDER = ("context_length", "arch", "budget", "N")
+
+
+def runs(view: View) -> Table:
+    """Every run of the sweep, failed ones included."""
+    linked = ", each linked to its page in MLflow" if _mlflow_base(view) else ""
+    return Table(
+        key="runs",
+        caption=(
+            f"All {view.runs.height} runs{linked}. C is the training compute that a run really spent (6 N D"
+            " where the table does not say); its error is against the budget."
+        ),
+        columns=(
+            *left("Run"),
+            *_group_columns(view),
+            *right("N", "D", "C", "Error", "Loss", "Bits a byte", "Steps", "Peak lr", "Time"),
+            *left("Status"),
+        ),
+        rows=tuple(
+            _run_cells(view, row) for row in view.runs.sort(_RUN_ORDER, nulls_last=True).iter_rows(named=True)
+        ),
+    )
+
+
+def _run_cells(view: View, row: Mapping[str, Any]) -> tuple[Cell, ...]:
+    loss, bpb = row["loss"], row["bpb"]
+    if not numbers.known(bpb) and numbers.known(loss):
+        bpb = view.bits_per_byte(loss)
+    return (
+        _run_link(view, row),
+        *_group_cells(view, row["arch"], row["context_length"]),
+        number(row["N"], numbers.count),
+        number(row["D"], numbers.count),
+        number(row["train_flops"], numbers.flops),
+        number(row["gap"], lambda v: f"{numbers.fixed(100 * (v or 0.0), 1)}%"),
+        number(loss, lambda v: numbers.fixed(v, 4)) if numbers.known(loss) else Cell("none", mark="bad"),
+        number(bpb, lambda v: numbers.fixed(v, 3)),
+        integer(row["steps"]),
+        number(row["peak_lr"], lambda v: f"{v:.2g}"),
+        number(row["wall_time_s"], numbers.duration),
+        Cell(row["status"], mark="" if row["status"] == "finished" else "bad"),
+    )
+
+
+def failed_runs(view: View) -> Table:
+    """Runs without a loss, each with its reason."""
+    failed = view.runs.filter(~finished()).sort(_RUN_ORDER, nulls_last=True)
+    return Table(
+        key="failed-runs",
+        caption="Runs that gave no loss, and why. The fits go on without them.",
+        columns=(
+            *left("Run"),
+            *_group_columns(view),
+            *right("Budget", "N"),
+            *left("Status", "Reason"),
+        ),
+        rows=tuple(
+            (
+                _run_link(view, row),
+                *_group_cells(view, row["arch"], row["context_length"]),
+                number(row["budget"], numbers.flops),
+                number(row["N"], numbers.count),
+                Cell(row["status"], mark="bad"),
+                Cell(row["error"] or _reason(row["status"])),
+            )
+            for row in failed.iter_rows(named=True)
+        ),
+    )
+
+
+def _reason(status: str) -> str:
+    return "its loss is not a finite number" if status == "finished" else "no reason was recorded"
+
+
+def _mlflow_base(view: View) -> str | None:
+    """The UI's address; anything but http(s) is not worth a link and might be a script."""
+    url = view.provenance.mlflow_url or ""
+    return url.rstrip("/") if url.startswith(("http://", "https://")) else None
+
+
+def _run_link(view: View, row: Mapping[str, Any]) -> Cell:
+    base, experiment, run = _mlflow_base(view), row["mlflow_experiment_id"], row["mlflow_run_id"]
+    linked = base and experiment and run
+    return Cell(row["run_name"], href=f"{base}/#/experiments/{experiment}/runs/{run}" if linked else None)
+
+
+_CHECKS = {
+    "hold_out": "Hold-out: the largest budget as predicted from the others, by each estimator.",
+    "model_selection": "Model selection: other forms of the law on the same runs, the lowest AICc first.",
+    "sensitivity": "Sensitivity: how the answer moves with the objective, the runs and the definition of N.",
+    "parabola_bias": "Bias of the parabolas: what this grid does to exponents, N* and D* without noise.",
+    "approach_1": "Approach 1: power laws through the envelope of the lowest losses.",
+    "flops": "How compute was counted.",
+    "checklist": "Checklist: what a reader must know to repeat the fits, as the program knows it.",
+}
+
+
+def diagnostics(group: GroupAnalysis) -> list[Table]:
+    """`GroupAnalysis.diagnostics` as tables: one for each set of rows, one for all single values together."""
+    prefix = f"{group.arch}-{group.context_length}"
+    parts = {name: as_rows(value) for name, value in group.diagnostics.items()}
+    single = {name: group.diagnostics[name] for name, rows in parts.items() if rows is None}
+    tables = [
+        compact(generic_table(f"{prefix}-{name}", _CHECKS.get(name, f"{spoken(name)}."), rows))
+        for name, rows in parts.items()
+        if rows
+    ]
+    if single:
+        values = [{"": spoken(name), "value": value} for name, value in single.items()]
+        tables.append(generic_table(f"{prefix}-values", "Single values.", values))
+    return tables
+
+
+def settings(view: View) -> Table:
+    """The settings of the fits, as they are."""
+    rows = [{"setting": spoken(name), "value": value} for name, value in view.analysis.settings.items()]
+    return generic_table("settings", "Settings of the fits.", rows)
