@@ -1,0 +1,185 @@
+"""The command `isoflop`. Thin: it starts the services, asks Prefect to run a flow, and shows what happens."""
+
+import shlex
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from flows.fit_command import fit
+from flows.plan_table import print_plan
+from tasks import services
+from tasks.doctor import examine
+from tasks.environment import enter
+from tasks.errors import UserError, user_errors
+from tasks.locks import sweeps_under_way
+from tasks.preparation import parse_override, plan_runs, prepare_data, read_spec, view_plan
+from tasks.state import State, open_state
+
+SHIPPED = ("quick", "gpu")
+"""Profiles with deployments of their own; any other spec runs through the first, as a parameter."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Which architecture, which size, how many tokens, and how sure: IsoFLOP sweeps.",
+)
+console = Console()
+
+Profile = Annotated[str, typer.Argument(help="quick, gpu, or the path of a spec in YAML")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="another value for a key of the spec, as resources.threads=2"
+    ),
+]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks of errors")] = False,
+) -> None:
+    """Common to all commands; `main` looks for --debug itself."""
+
+
+@app.command()
+def up() -> None:
+    """Start Prefect's server and worker and MLflow's server, as far as they do not run."""
+    state = open_state()
+    endpoints = services.up(state, console.print)
+    services.wait_for_mlflow(state, endpoints)
+    console.print(f"MLflow   {endpoints.mlflow_ui}\nPrefect  {endpoints.prefect_ui}\nstate    {state.home}")
+
+
+@app.command()
+def ui() -> None:
+    """The same as `up`: start what does not run, and say where the pages are."""
+    up()
+
+
+@app.command()
+def down(
+    force: Annotated[bool, typer.Option("--force", help="also while a sweep is under way")] = False,
+) -> None:
+    """Stop the services. Runs, models and reports stay."""
+    state = open_state()
+    busy = sweeps_under_way(state)
+    if busy and not force:
+        raise UserError(f"sweep {busy[0]} is under way: wait for it, cancel it, or say isoflop down --force")
+    stopped = services.down(state)
+    console.print(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
+
+
+@app.command()
+def plan(profile: Profile = "quick", overrides: Overrides = None) -> None:
+    """Show the runs of a sweep: N, D, FLOPs, steps, time. Nothing is trained."""
+    spec = read_spec(profile, _changes(overrides))
+    state = open_state()
+    enter(state)
+    with console.status("preparing data"):
+        view = view_plan(spec, state)
+    print_plan(console, view)
+
+
+@app.command()
+def sweep(profile: Profile = "quick", overrides: Overrides = None) -> None:
+    """Run a sweep and follow it: `prefect deployment run isoflop-sweep/PROFILE`, with its services."""
+    changes = _changes(overrides)
+    spec = read_spec(profile, changes)
+    _follow(
+        "isoflop-sweep",
+        profile,
+        {"overrides": changes},
+        name=spec.name,
+        check=lambda state: plan_runs(spec, prepare_data(spec, state)),
+    )
+
+
+@app.command()
+def report(
+    profile: Profile = "quick",
+    table: Annotated[
+        Path | None, typer.Option(help="a CSV or Parquet run table instead of the sweep's own runs")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Fit and report again, without training: `prefect deployment run scaling-report/PROFILE`."""
+    changes = _changes(overrides)
+    spec = read_spec(profile, changes)
+    path = None if table is None else str(table.absolute())
+    _follow(
+        "scaling-report",
+        profile,
+        {"overrides": changes, "table": path},
+        name=spec.name if table is None else table.stem,
+        check=lambda state: None,
+    )
+
+
+@app.command()
+def doctor() -> None:
+    """What is installed, on which devices, where the state is, and what is wrong with it."""
+    state = open_state()
+    enter(state)
+    faults = 0
+    for finding in examine(state):
+        faults += finding.fault
+        mark = "[red]wrong[/]" if finding.fault else "     "
+        console.print(f"{mark} {finding.topic:<10} ", end="")
+        console.print(finding.text, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{faults} to mend" if faults else "nothing is wrong")
+    raise typer.Exit(1 if faults else 0)
+
+
+app.command("fit")(fit)
+
+
+def _follow(
+    flow: str,
+    profile: str,
+    parameters: dict[str, Any],
+    *,
+    name: str,
+    check: Callable[[State], object],
+) -> None:
+    """Start the services while `check` looks for what would fail, then follow the flow run."""
+    state = open_state()
+    enter(state, services.running_endpoints(state) or services.default_endpoints(state))
+    with ThreadPoolExecutor(1) as background:
+        starting = background.submit(services.up, state, console.print)
+        check(state)
+        from flows.follow import Request, follow
+
+        endpoints = starting.result()
+    shipped = profile in SHIPPED
+    request = Request(
+        deployment=f"{flow}/{profile if shipped else SHIPPED[0]}",
+        parameters=parameters | {"profile": profile if shipped else str(Path(profile).absolute())},
+        sweep=name,
+        again=shlex.join(["isoflop", *sys.argv[1:]]),
+    )
+    follow(console, state, endpoints, request)
+
+
+def _changes(overrides: list[str] | None) -> dict[str, Any]:
+    return dict(parse_override(text) for text in overrides or [])
+
+
+def main() -> None:
+    """Entry point: an error that is the user's to mend is one line and exit code 2."""
+    try:
+        app()
+    except Exception as error:
+        if "--debug" in sys.argv or not isinstance(error, user_errors()):
+            raise
+        print(f"isoflop: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""The flow `isoflop-sweep`: from the name of a profile to a report.
+
+prefect deployment run isoflop-sweep/quick
+"""
+
+from typing import Any
+
+from prefect import flow
+from prefect.states import State
+
+from tasks import pipeline
+
+
+@flow(name="isoflop-sweep", flow_run_name="{profile}")
+@pipeline.refuse_politely
+def isoflop_sweep(profile: str = "quick", overrides: dict[str, Any] | None = None) -> State:
+    """Plan a sweep, train what is not trained yet, gather, fit and report.
+
+    Args:
+        profile: name of a shipped profile, or the path of a spec in YAML.
+        overrides: dotted keys of the spec with other values, as {"resources.threads": 2}.
+    """
+    with pipeline.open_sweep(profile, overrides) as sweep:
+        corpus = pipeline.prepare_data(sweep)
+        plan = pipeline.make_plan(sweep, corpus)
+        pipeline.train_all(sweep, plan, corpus)
+        runs = pipeline.gather_runs(sweep)
+        analysis = pipeline.fit_all(sweep, runs)
+        report = pipeline.write_report(sweep, runs, analysis)
+        return pipeline.conclude(sweep, runs, analysis, report)

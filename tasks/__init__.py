@@ -1,0 +1,1 @@
+"""Prefect tasks and what they stand on: state folder, services, process isolation."""

@@ -1,0 +1,148 @@
+"""Deployments and their flow runs, through Prefect's client: register, start or join, watch, cancel."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.states import Cancelling, Crashed
+
+from tasks.environment import environment
+from tasks.errors import UserError
+from tasks.locks import is_held, sweep_lock
+from tasks.services import POOL
+from tasks.state import State, project_root, write_atomically
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+OPEN = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING)
+REFUSED = "Refused"
+"""Name of the failed state of a flow whose user has something to mend; its message is one line."""
+START_GRACE_S = 30.0
+"""A flow run may be this old without holding its sweep's lock: its process is still importing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowState:
+    """State of a flow run."""
+
+    type: str
+    name: str
+    message: str
+
+    @property
+    def final(self) -> bool:
+        return self.type in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+    @property
+    def completed(self) -> bool:
+        return self.type == "COMPLETED"
+
+
+def deploy(state: State) -> None:
+    """Register the deployments of prefect.yaml with the server, once for every version of that file."""
+    root = project_root()
+    manifest = root / "prefect.yaml"
+    if not manifest.is_file():
+        raise UserError(f"{manifest}: not there; run isoflop in its project's folder")
+    stamp = state.prefect_home / "deployed.json"
+    version = {"root": str(root), "sha256": hashlib.sha256(manifest.read_bytes()).hexdigest()}
+    if stamp.exists() and json.loads(stamp.read_text(encoding="utf-8")) == version and _has_pool():
+        return
+    _make_pool()
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    env = environment(state) | {"PWD": str(root)}
+    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = " ".join((done.stderr or done.stdout).split())
+        raise UserError(f"{manifest}: Prefect refused it: {reason[-300:]}")
+    write_atomically(stamp, json.dumps(version))
+
+
+def start_or_join(
+    state: State, deployment: str, parameters: Mapping[str, Any], sweep: str
+) -> tuple[UUID, bool]:
+    """Start a flow run of `FLOW/DEPLOYMENT`, or join the one that is under way with the same parameters.
+
+    Returns its id, and whether it was joined. Runs whose process is gone are marked Crashed on the way.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            target = client.read_deployment_by_name(deployment)
+        except ObjectNotFound as error:
+            raise UserError(f"deployment {deployment!r}: not known; see prefect.yaml") from error
+        wanted = {**target.parameters, **parameters}
+        for run in _open_runs(client, target.id):
+            if not _is_gone(state, run, sweep):
+                if run.parameters == wanted:
+                    return run.id, True
+                continue
+            client.set_flow_run_state(run.id, Crashed(message="its process is gone"), force=True)
+        return client.create_flow_run_from_deployment(target.id, parameters=dict(parameters)).id, False
+
+
+def flow_state(flow_run_id: UUID) -> FlowState:
+    """How a flow run is."""
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_run(flow_run_id).state
+    assert found is not None
+    return FlowState(type=found.type.value, name=found.name or "", message=found.message or "")
+
+
+def cancel(flow_run_id: UUID, wait_s: float = 60.0) -> FlowState:
+    """Ask the worker to end a flow run, and wait until it has."""
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(flow_run_id, Cancelling(message="asked by the user"))
+    deadline = time.monotonic() + wait_s
+    while not (now := flow_state(flow_run_id)).final and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return now
+
+
+def _open_runs(client: "SyncPrefectClient", deployment_id: UUID) -> list[FlowRun]:
+    return client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id])),
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(OPEN)))),
+    )
+
+
+def _is_gone(state: State, run: FlowRun, sweep: str) -> bool:
+    """Whether a run that claims to be under way has lost its process: the kernel freed the sweep's lock."""
+    if run.state is None or run.state.type == StateType.SCHEDULED:
+        return False
+    age_s = time.time() - run.state.timestamp.timestamp()
+    return age_s > START_GRACE_S and not is_held(sweep_lock(state, sweep))
+
+
+def _has_pool() -> bool:
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(POOL)
+        except ObjectNotFound:
+            return False
+    return True
+
+
+def _make_pool() -> None:
+    with get_client(sync_client=True) as client:
+        try:
+            client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
+        except ObjectAlreadyExists:
+            return

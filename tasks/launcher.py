@@ -1,0 +1,200 @@
+"""Each training in a process of its own: a crash, a kill or a hang is one failed run and not a dead flow."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from tasks.zygote import GRACE_S, Request
+from xlstm.training.job import RESULT, TIME_IS_UP, RunResult, TrainJob
+
+LOG = "log.txt"
+ZYGOTE = (sys.executable, "-m", "tasks.zygote")
+IMPORT_TIMEOUT_S = 300.0
+RECORD_TIMEOUT_S = 60.0
+SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""For libraries that start threads when they are imported; a training sets its own number later."""
+
+
+class LauncherError(RuntimeError):
+    """The process that trainings are forked from did not start."""
+
+
+class Launcher:
+    """Starts trainings from a zygote with the heavy imports done; threads may share it.
+
+    Leaving it, or any death of this process, ends every training that still runs.
+    """
+
+    def __init__(self, command: Sequence[str] = ZYGOTE) -> None:
+        self._command = command
+        self._guard = threading.Lock()
+        self._zygote: _Zygote | None = _Zygote(command)
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._guard:
+            self._closed = True
+            zygote, self._zygote = self._zygote, None
+        if zygote is not None:
+            zygote.close()
+
+    def run(self, job: TrainJob, *, timeout_s: float) -> RunResult:
+        """Train to the end and return what came of it, finished or failed; failing runs do not raise.
+
+        `timeout_s` counts from the start of the training's own process. LauncherError where no process can be
+        started at all.
+        """
+        job.run_dir.mkdir(parents=True, exist_ok=True)
+        (job.run_dir / RESULT).unlink(missing_ok=True)
+        log = job.run_dir / LOG
+        log_start = log.stat().st_size if log.exists() else 0
+        end = self._child({"job": job.to_json(), "log": str(log)}, timeout_s)
+        result = _read_result(job.run_dir / RESULT)
+        if result is not None:
+            return result
+        reason = _reason(end, timeout_s, _last_line(log, log_start))
+        self._record(job, reason, log)
+        return RunResult(run_key=job.spec.run_key, status="failed", error=reason)
+
+    def _record(self, job: TrainJob, reason: str, log: Path) -> None:
+        """Have the tracker say FAILED for a training that could not; not when leaving, nobody forks then."""
+        if not self._closed:
+            self._child({"job": job.to_json(), "log": str(log), "death": reason}, RECORD_TIMEOUT_S)
+
+    def _child(self, request: Request, timeout_s: float) -> "_End":
+        with self._request(request) as connection:
+            return _wait(connection, timeout_s)
+
+    def _request(self, request: Request) -> socket.socket:
+        """Ask the zygote for a child, after a new zygote where the last one died."""
+        with self._guard:
+            if self._closed:
+                raise LauncherError("the launcher is closed")
+            if self._zygote is None or not self._zygote.alive:
+                self._zygote = _Zygote(self._command)
+            zygote = self._zygote
+            connection = zygote.request(request)
+        connection.settimeout(IMPORT_TIMEOUT_S)
+        if not connection.recv(64):
+            connection.close()
+            raise LauncherError(f"trainings cannot be started: {zygote.last_words()}")
+        return connection
+
+
+class _Zygote:
+    """The owner's side of tasks.zygote."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._control, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
+        with other:
+            # The same process group: what the terminal or the worker sends to the flow reaches the trainings.
+            self._process = subprocess.Popen(
+                [*command, str(other.fileno())],
+                pass_fds=[other.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._errors,
+                env={**os.environ, **SINGLE_THREADED},
+            )
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def request(self, request: Request) -> socket.socket:
+        """The connection on which the child's number and then its exit code will come."""
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                socket.send_fds(self._control, [json.dumps(request).encode()], [theirs.fileno()])
+            except OSError as error:
+                mine.close()
+                raise LauncherError(f"trainings cannot be started: {self.last_words()}") from error
+        return mine
+
+    def last_words(self) -> str:
+        self._process.wait(timeout=10)
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"the zygote ended with {self._process.returncode}"
+
+    def close(self) -> None:
+        """Hang up, which ends the trainings, and wait for the zygote to follow."""
+        self._control.close()
+        try:
+            self._process.wait(timeout=GRACE_S + 2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _End:
+    """How a training's process ended."""
+
+    code: int | None
+    """Exit code, negative for a signal; None where the zygote died too and nobody knows."""
+    timed_out: bool = False
+
+
+def _wait(connection: socket.socket, timeout_s: float) -> _End:
+    """Until the process ends, by itself or, after its time, by what it is sent."""
+    with suppress(TimeoutError):
+        return _End(code=_receive(connection, timeout_s))
+    for number in (TIME_IS_UP, signal.SIGKILL):
+        with suppress(TimeoutError, BrokenPipeError):
+            connection.send(str(int(number)).encode())
+            return _End(code=_receive(connection, GRACE_S), timed_out=True)
+    return _End(code=None, timed_out=True)
+
+
+def _receive(connection: socket.socket, timeout_s: float) -> int | None:
+    connection.settimeout(timeout_s)
+    message = connection.recv(64)
+    return int(message) if message else None
+
+
+def _read_result(path: Path) -> RunResult | None:
+    return RunResult.from_json(path.read_text()) if path.exists() else None
+
+
+def _reason(end: _End, timeout_s: float, last_line: str) -> str:
+    if end.timed_out:
+        reason = f"killed after its time limit of {timeout_s:g} s"
+    elif end.code is None:
+        reason = "the training process ended with the zygote it was forked from"
+    elif end.code == -signal.SIGKILL:
+        reason = "killed by SIGKILL (out of memory?)"
+    elif end.code < 0:
+        reason = f"killed by {signal.Signals(-end.code).name}"
+    else:
+        reason = f"ended with exit code {end.code} and without a result"
+    return f"{reason}; last log line: {last_line}" if last_line else reason
+
+
+def _last_line(log: Path, start: int) -> str:
+    """Of what this attempt wrote."""
+    if not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(start, log.stat().st_size - 4096))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    return lines[-1].strip()[:300] if lines else ""

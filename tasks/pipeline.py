@@ -1,0 +1,238 @@
+"""The Prefect tasks of a sweep: the joints between the flows and the libraries.
+
+Neither torch nor Lightning is imported here: trainings run in processes of their own. Prefect caches nothing:
+whether a run is done is MLflow's to say.
+"""
+
+import functools
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import polars as pl
+from filelock import Timeout
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+from prefect.states import State as PrefectState
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from sweeps.gather import gather
+from sweeps.laws import readers
+from sweeps.laws.types import Analysis
+from sweeps.plan import Plan, PlannedRun
+from sweeps.spec import SweepSpec
+from tasks import preparation, results, tracking
+from tasks.deployments import REFUSED
+from tasks.devices import SlotPool, slots
+from tasks.errors import UserError, user_errors
+from tasks.locks import sweep_lock
+from tasks.progress import ProgressWriter
+from tasks.state import State, open_state
+from tasks.tracking_db import ensure_tracking_db
+from tasks.training import Trainer
+from xlstm.data import Corpus
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A sweep under way."""
+
+    spec: SweepSpec
+    state: State
+    progress: ProgressWriter
+    name: str
+    """Names the folder and the MLflow experiment: the spec's name, or the run table's."""
+    profile: str
+    table: str | None
+    started_at: float
+
+    @property
+    def folder(self) -> Path:
+        return self.state.sweep_dir(self.name)
+
+    @property
+    def regenerate(self) -> str:
+        """The command that makes the report again."""
+        command = f"isoflop report {self.profile}"
+        return command if self.table is None else f"{command} --table {self.table}"
+
+
+def refuse_politely(flow: Callable[P, PrefectState]) -> Callable[P, PrefectState]:
+    """Let a flow end in the state `Refused`, with one line, for an error that is the user's to mend."""
+
+    @functools.wraps(flow)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> PrefectState:
+        try:
+            return flow(*args, **kwargs)
+        except user_errors() as error:
+            return Failed(name=REFUSED, message=" ".join(str(error).split()))
+
+    return guarded
+
+
+@contextmanager
+def open_sweep(
+    profile: str, overrides: Mapping[str, Any] | None = None, *, table: str | None = None
+) -> Iterator[Sweep]:
+    """The sweep of a profile in the state folder, locked: one flow at a time works on it."""
+    started_at = time.time()
+    spec = preparation.read_spec(profile, overrides)
+    state = open_state()
+    ensure_tracking_db(state)
+    name = spec.name if table is None else Path(table).stem
+    lock = sweep_lock(state, name)
+    try:
+        lock.acquire(timeout=5)
+    except Timeout as error:
+        raise UserError(
+            f"sweep {name}: another flow run is at work on it; wait for it, or cancel it"
+        ) from error
+    with lock:
+        progress = ProgressWriter(state, name, str(flow_run.id))
+        yield Sweep(
+            spec=spec,
+            state=state,
+            name=name,
+            profile=profile,
+            table=table,
+            progress=progress,
+            started_at=started_at,
+        )
+
+
+@task(name="prepare data", cache_policy=NO_CACHE)
+def prepare_data(sweep: Sweep) -> Corpus:
+    """The tokenised corpus."""
+    sweep.progress.stage("preparing data")
+    return preparation.prepare_data(sweep.spec, sweep.state)
+
+
+@task(name="plan", cache_policy=NO_CACHE)
+def make_plan(sweep: Sweep, corpus: Corpus) -> Plan:
+    """The runs in the order of their training, written to the sweep's folder and shown as an artifact."""
+    plan = preparation.plan_runs(sweep.spec, corpus)
+    preparation.save_plan(plan, corpus, sweep.state)
+    sweep.progress.plan(plan.runs, slots=len(slots(sweep.spec.resources)))
+    create_table_artifact(
+        table=results.plan_rows(plan), key=artifact_key("plan", sweep.name), description="Planned runs"
+    )
+    return plan
+
+
+def train_all(sweep: Sweep, plan: Plan, corpus: Corpus) -> None:
+    """Train what no finished MLflow run holds yet, as many at a time as there are slots.
+
+    A failed run is a failed task and no more. UserError where not one run of the plan is finished.
+    """
+    sweep.progress.stage("training")
+    for key in tracking.reconcile(sweep.state):
+        get_run_logger().warning("run %s was cut off earlier; marked KILLED", key[:12])
+    available = slots(sweep.spec.resources)
+    with (
+        ThreadPoolTaskRunner[PrefectState](max_workers=len(available)) as runner,
+        Trainer(sweep.spec, sweep.state, corpus, SlotPool(sweep.state, available)) as trainer,
+    ):
+        futures = [
+            runner.submit(train, {"sweep": sweep, "trainer": trainer, "run": run}) for run in plan.runs
+        ]
+        for future in futures:
+            future.wait()
+
+
+@task(name="train", task_run_name="train {run.name}", cache_policy=NO_CACHE)
+def train(sweep: Sweep, trainer: Trainer, run: PlannedRun) -> PrefectState:
+    """One run: Cached where it is finished, else trained in a process of its own."""
+    if trainer.is_finished(run):
+        sweep.progress.run(run.run_key, "cached")
+        return Completed(name="Cached", message="a finished MLflow run has this run key")
+    with trainer.take(run) as slot:
+        if trainer.is_finished(run):
+            sweep.progress.run(run.run_key, "cached")
+            return Completed(name="Cached", message="another flow trained it meanwhile")
+        sweep.progress.run(run.run_key, "running")
+        outcome = trainer.train(run, slot)
+    if outcome.error is not None:
+        sweep.progress.run(run.run_key, "failed", outcome.error)
+        return Failed(message=f"{run.name} (N {run.N:,}, {run.budget:.3g} FLOPs): {outcome.error}")
+    sweep.progress.run(run.run_key, "finished")
+    return Completed(message=f"validation loss {outcome.loss:.4f} nats per token")
+
+
+@task(name="gather", cache_policy=NO_CACHE)
+def gather_runs(sweep: Sweep) -> pl.DataFrame:
+    """The run table of the sweep's plan, from MLflow."""
+    sweep.progress.stage("gathering")
+    path = sweep.folder / "plan.parquet"
+    if not path.exists():
+        raise UserError(f"sweep {sweep.name}: was never planned here; run `isoflop sweep {sweep.name}` first")
+    tracking.reconcile(sweep.state)
+    runs = gather(pl.read_parquet(path), sweep.state.tracking_uri)
+    return results.save_runs(runs, sweep.folder)
+
+
+@task(name="read run table", cache_policy=NO_CACHE)
+def read_runs(
+    sweep: Sweep, table: str, columns: Mapping[str, str] | None, units: Mapping[str, str] | None
+) -> pl.DataFrame:
+    """A run table from a CSV or Parquet file."""
+    return results.save_runs(readers.read_runs(table, columns, units), sweep.folder)
+
+
+@task(name="fit", cache_policy=NO_CACHE)
+def fit_all(sweep: Sweep, runs: pl.DataFrame) -> Analysis:
+    """Every architecture and context length, and their comparison."""
+    sweep.progress.stage("fitting")
+    return results.fit(runs, sweep.spec.laws.settings(), sweep.folder)
+
+
+@task(name="report", cache_policy=NO_CACHE)
+def write_report(sweep: Sweep, runs: pl.DataFrame, analysis: Analysis) -> Path:
+    """The report in the sweep's folder and in MLflow, with links as artifacts."""
+    sweep.progress.stage("reporting")
+    origin = results.origin_of(
+        runs,
+        sweep.folder,
+        source="trained here" if sweep.table is None else f"run table {sweep.table}",
+        spec_yaml=sweep.spec.yaml if sweep.table is None else "",
+        wall_time_s=time.time() - sweep.started_at,
+        regenerate=sweep.regenerate,
+    )
+    path = results.report(runs, analysis, origin, sweep.folder)
+    experiment = tracking.ensure_experiment(sweep.state, sweep.name)
+    files = [path, sweep.folder / "analysis.json", sweep.folder / "runs.parquet"]
+    run_id = tracking.log_report(sweep.state, experiment, sweep.name, files)
+    link = report_link(path, experiment, run_id, origin.mlflow_url)
+    sweep.progress.reported(str(path), link)
+    create_link_artifact(link=link, link_text="the report", key=artifact_key("report", sweep.name))
+    text = "\n".join(f"- {line}" for line in (str(results.tally(runs)), *results.answer(analysis)))
+    create_markdown_artifact(text, key=artifact_key("result", sweep.name), description=f"Sweep {sweep.name}")
+    return path
+
+
+def conclude(sweep: Sweep, runs: pl.DataFrame, analysis: Analysis, report: Path) -> PrefectState:
+    """The flow's last word: what finished, what failed, and where the report is."""
+    message = f"{results.tally(runs)}; report: {report}"
+    sweep.progress.stage("done", "\n".join((str(results.tally(runs)), *results.answer(analysis))))
+    return Completed(message=message)
+
+
+def report_link(path: Path, experiment: str, run_id: str, mlflow_url: str | None) -> str:
+    """The report where a browser finds it: in MLflow's UI where there is one, else the file."""
+    if mlflow_url is None:
+        return path.as_uri()
+    return f"{mlflow_url}/#/experiments/{experiment}/runs/{run_id}/artifacts/{path.name}"
+
+
+def artifact_key(kind: str, sweep: str) -> str:
+    """Prefect's keys hold lower-case letters, digits and dashes."""
+    return f"{kind}-{re.sub('[^a-z0-9]+', '-', sweep.lower())}"

@@ -1,0 +1,119 @@
+"""From the name of a profile to a plan: spec, corpus, table of runs."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sweeps.gather import finished_runs
+from sweeps.laws.planning import describe_plan_quality
+from sweeps.laws.text import describe_plan
+from sweeps.plan import Plan, make_plan
+from sweeps.spec import SpecError, SweepSpec, Yaml12Loader, load_spec, parse_spec
+from tasks.devices import slots
+from tasks.provenance import corpus_facts
+from tasks.state import State, write_atomically
+from xlstm.data import Corpus, prepare_corpus
+
+
+def read_spec(profile: str | Path, overrides: Mapping[str, Any] | None = None) -> SweepSpec:
+    """The spec of a profile or file, with dotted keys set to other values: {"resources.threads": 2}.
+
+    Raises SpecError, one line.
+    """
+    spec = load_spec(profile)
+    if not overrides:
+        return spec
+    fields = spec.model_dump(mode="json")
+    for key, value in overrides.items():
+        _set(fields, key, value)
+    return parse_spec(fields, origin=f"{profile} with overrides")
+
+
+def _set(fields: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    section: Any = fields
+    for part in path:
+        section = section.setdefault(part, {}) if isinstance(section, dict) else None
+    if not isinstance(section, dict):
+        raise SpecError(f"override {key}: there is no such section")
+    section[last] = value
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`resources.threads=2` as key and value; the value is YAML."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise SpecError(f"override {text!r}: write key=value, as resources.threads=2")
+    try:
+        return key.strip(), yaml.load(value, Loader=Yaml12Loader)
+    except yaml.YAMLError as error:
+        raise SpecError(f"override {text!r}: the value is not YAML") from error
+
+
+def prepare_data(spec: SweepSpec, state: State) -> Corpus:
+    """The tokenised corpus of a spec, made once a state folder. CorpusError, one line."""
+    source = spec.data.corpus_spec()
+    return prepare_corpus(source, state.data / source.folder_name)
+
+
+def plan_runs(spec: SweepSpec, corpus: Corpus) -> Plan:
+    """Lay out the runs of a spec on its corpus."""
+    return make_plan(spec, corpus.spec(), corpus.meta.vocab_size)
+
+
+def save_plan(plan: Plan, corpus: Corpus, state: State) -> None:
+    """Write spec, plan and the facts of the corpus to the sweep's folder, where reports find them again."""
+    folder = state.sweep_dir(plan.spec.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "spec.yaml", plan.spec.yaml)
+    write_atomically(folder / "corpus.json", json.dumps(corpus_facts(corpus), indent=1))
+    temporary = folder / ".plan.parquet"
+    plan.table.write_parquet(temporary)
+    temporary.replace(folder / "plan.parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanView:
+    """A plan as a user wants to see it before it costs anything."""
+
+    rows: list[dict[str, Any]]
+    """Columns of `Plan.table`."""
+    train_flops: float
+    estimated_s: float
+    """Of the runs that are not finished, with `slots` at a time."""
+    slots: int
+    device: str
+    cached: int
+    corpus: str
+    quality: str
+    """What the grid can be expected to tell of the exponents and of the optimum."""
+
+
+def view_plan(spec: SweepSpec, state: State) -> PlanView:
+    """Plan a sweep without running it; the corpus is prepared, nothing is trained."""
+    corpus = prepare_data(spec, state)
+    plan = plan_runs(spec, corpus)
+    done = finished_keys(state)
+    available = slots(spec.resources)
+    left_s = sum(run.estimated_s for run in plan.runs if run.run_key not in done)
+    meta = corpus.meta
+    return PlanView(
+        rows=plan.table.to_dicts(),
+        train_flops=plan.train_flops,
+        estimated_s=left_s / len(available),
+        slots=len(available),
+        device=available[0].device.split(":")[0],
+        cached=sum(run.run_key in done for run in plan.runs),
+        corpus=f"{meta.name}, {meta.tokenizer}: {meta.train.tokens:,} training tokens from"
+        f" {meta.train.documents:,} files, unigram loss {meta.unigram_entropy:.3f} nats per token",
+        quality=describe_plan(describe_plan_quality(plan.table)),
+    )
+
+
+def finished_keys(state: State) -> set[str]:
+    """Run keys that need no training again; none before there is a database."""
+    return set(finished_runs(state.tracking_uri)) if state.tracking_db.exists() else set()

@@ -1,0 +1,150 @@
+"""How far a sweep is: written by the flow, joined with what each training says, read by its followers."""
+
+import json
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Literal
+
+from sweeps.plan import PlannedRun
+from tasks.state import State, write_atomically
+
+Status = Literal["queued", "running", "finished", "cached", "failed"]
+FILE = "progress.json"
+
+
+@dataclass(kw_only=True)
+class RunProgress:
+    """One run of the plan."""
+
+    run_key: str
+    name: str
+    estimated_s: float
+    status: Status = "queued"
+    started_at: float | None = None
+    wall_time_s: float | None = None
+    error: str | None = None
+
+
+@dataclass(kw_only=True)
+class SweepProgress:
+    """What the flow knows."""
+
+    sweep: str
+    flow_run_id: str
+    slots: int = 1
+    stage: str = "starting"
+    message: str = ""
+    report: str | None = None
+    report_url: str | None = None
+    runs: list[RunProgress] = field(default_factory=list)
+
+    def count(self, *statuses: Status) -> int:
+        return sum(run.status in statuses for run in self.runs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What a running training says of itself in its run folder."""
+
+    name: str
+    step: int
+    steps: int
+    loss: float | None
+    tokens_per_s: float | None
+    eta_s: float | None
+
+
+class ProgressWriter:
+    """Keeps `sweeps/<name>/progress.json` true. Threads may share one."""
+
+    def __init__(self, state: State, sweep: str, flow_run_id: str) -> None:
+        self._path = state.sweep_dir(sweep) / FILE
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._guard = threading.Lock()
+        self._progress = SweepProgress(sweep=sweep, flow_run_id=flow_run_id)
+        self._write()
+
+    def stage(self, stage: str, message: str = "") -> None:
+        """What the flow does now."""
+        with self._guard:
+            self._progress.stage, self._progress.message = stage, message
+            self._write()
+
+    def plan(self, runs: Sequence[PlannedRun], slots: int) -> None:
+        """Enter the runs, all queued."""
+        with self._guard:
+            self._progress.slots = slots
+            self._progress.runs = [
+                RunProgress(run_key=run.run_key, name=run.name, estimated_s=run.estimated_s) for run in runs
+            ]
+            self._write()
+
+    def run(self, run_key: str, status: Status, error: str | None = None) -> None:
+        """Move one run on."""
+        with self._guard:
+            (entry,) = [entry for entry in self._progress.runs if entry.run_key == run_key]
+            entry.status, entry.error = status, error
+            if status == "running":
+                entry.started_at = time.time()
+            elif entry.started_at is not None:
+                entry.wall_time_s = time.time() - entry.started_at
+            self._write()
+
+    def reported(self, path: str, url: str | None) -> None:
+        """Where the report is."""
+        with self._guard:
+            self._progress.report, self._progress.report_url = path, url
+            self._write()
+
+    def _write(self) -> None:
+        write_atomically(self._path, json.dumps(asdict(self._progress)))
+
+
+def read_progress(state: State, sweep: str) -> SweepProgress | None:
+    """The last word of a sweep's flow; None if it never spoke."""
+    try:
+        fields = json.loads((state.sweep_dir(sweep) / FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return SweepProgress(**{**fields, "runs": [RunProgress(**run) for run in fields["runs"]]})
+
+
+def read_trainings(state: State, progress: SweepProgress) -> list[Training]:
+    """What the running trainings say; one that has not spoken yet is at step 0."""
+    return [_training(state, run) for run in progress.runs if run.status == "running"]
+
+
+def _training(state: State, run: RunProgress) -> Training:
+    said = {}
+    path = state.run_dir(run.run_key) / "progress.json"
+    if path.exists() and path.stat().st_mtime >= (run.started_at or 0.0):
+        said = json.loads(path.read_text(encoding="utf-8"))
+    return Training(
+        name=run.name,
+        step=said.get("step", 0),
+        steps=said.get("steps", 0),
+        loss=said.get("loss"),
+        tokens_per_s=said.get("tokens_per_s"),
+        eta_s=said.get("eta_s"),
+    )
+
+
+def time_left_s(progress: SweepProgress, trainings: Sequence[Training]) -> float | None:
+    """Seconds until the last training ends: the plan's estimates, corrected by the runs that are done.
+
+    The correction is a median, since the first runs also wait for the launcher's imports. None until a run is
+    done or a training has a forecast of its own.
+    """
+    ratios = [
+        run.wall_time_s / run.estimated_s
+        for run in progress.runs
+        if run.status == "finished" and run.wall_time_s is not None
+    ]
+    forecasts = [training.eta_s for training in trainings if training.eta_s is not None]
+    queued = sum(run.estimated_s for run in progress.runs if run.status == "queued")
+    if not ratios and not forecasts:
+        return None
+    return (queued * (median(ratios) if ratios else 1.0) + sum(forecasts)) / max(1, progress.slots)

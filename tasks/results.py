@@ -1,0 +1,134 @@
+"""What comes after the training: run table, fits, report, each a file in the sweep's folder."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+import sweeps.laws
+from reports import render
+from reports.provenance import Provenance
+from sweeps.laws import LawSettings, analyse, from_json, to_json
+from sweeps.laws.types import Analysis
+from sweeps.plan import Plan
+from sweeps.run_table import RUN_TABLE_SCHEMA
+from tasks.errors import UserError
+from tasks.provenance import git_revision, versions
+from tasks.state import write_atomically
+
+
+def plan_rows(plan: Plan) -> list[dict[str, Any]]:
+    """The plan as a table to look at."""
+    shown = ("run_name", "N", "D", "budget", "budget_error", "steps", "batch_size", "peak_lr", "estimated_s")
+    return plan.table.select(shown).to_dicts()
+
+
+def save_runs(runs: pl.DataFrame, folder: Path) -> pl.DataFrame:
+    """Write `runs.parquet`; the table itself comes back. UserError where no run of it is finished."""
+    temporary = folder / ".runs.parquet"
+    runs.select(list(RUN_TABLE_SCHEMA)).write_parquet(temporary)
+    temporary.replace(folder / "runs.parquet")
+    if not (runs["status"] == "finished").any():
+        reasons = runs["error"].drop_nulls()
+        why = f"; {runs['run_name'][0]}: {reasons[0]}" if len(reasons) else ""
+        raise UserError(
+            f"{folder.name}: none of {runs.height} runs is finished, so there is nothing to fit{why}"
+        )
+    return runs
+
+
+def fit(runs: pl.DataFrame, settings: LawSettings, folder: Path) -> Analysis:
+    """All fits, kept in `analysis.json`, and read from there while runs, settings and code are the same.
+
+    A fit is a pure function of these three, and takes longer than all else in a sweep whose runs are cached.
+    """
+    kept, key_file = folder / "analysis.json", folder / "analysis.key"
+    key = _fit_key(runs, settings)
+    if kept.exists() and key_file.exists() and key_file.read_text(encoding="utf-8") == key:
+        analysis: Analysis = from_json(kept.read_text(encoding="utf-8"))
+        return analysis
+    key_file.unlink(missing_ok=True)
+    analysis = analyse(runs, settings)
+    write_atomically(kept, to_json(analysis))
+    write_atomically(key_file, key)
+    return analysis
+
+
+def _fit_key(runs: pl.DataFrame, settings: LawSettings) -> str:
+    """SHA-256 of all that a fit depends on, the source of sweeps.laws and the libraries below it included."""
+    content = hashlib.sha256(runs.write_json().encode())
+    content.update(repr(settings).encode())
+    for source in sorted(Path(sweeps.laws.__file__).parent.glob("*.py")):
+        content.update(source.read_bytes())
+    for library in ("numpy", "scipy", "polars"):
+        content.update(f"{library} {version(library)}".encode())
+    return content.hexdigest()
+
+
+def report(runs: pl.DataFrame, analysis: Analysis, origin: Provenance, folder: Path) -> Path:
+    """Render `report.html`; its path."""
+    path = folder / "report.html"
+    write_atomically(path, render(runs, analysis, origin))
+    return path
+
+
+def origin_of(
+    runs: pl.DataFrame, folder: Path, *, source: str, spec_yaml: str, wall_time_s: float, regenerate: str
+) -> Provenance:
+    """Provenance of a report on these runs, with what is known of their corpus."""
+    finished = runs.filter(pl.col("status") == "finished")
+    corpus = folder / "corpus.json"
+    devices = finished["device"].drop_nulls().unique().sort().to_list()
+    return Provenance(
+        sweep=folder.name,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        source=source,
+        spec_yaml=spec_yaml,
+        data=json.loads(corpus.read_text(encoding="utf-8")) if corpus.exists() else {},
+        versions=versions(),
+        git_revision=git_revision(),
+        wall_time_s=wall_time_s,
+        train_flops=float(finished["train_flops"].sum()) or None,
+        device=", ".join(devices) or None,
+        mlflow_url=os.environ.get("ISOFLOP_MLFLOW_URL"),
+        regenerate=regenerate,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """How many runs of a table are what."""
+
+    finished: int
+    failed: int
+    first_failure: str | None
+
+    def __str__(self) -> str:
+        counted = f"{self.finished} of {self.finished + self.failed} runs finished"
+        return f"{counted}, {self.failed} not ({self.first_failure})" if self.failed else counted
+
+
+def tally(runs: pl.DataFrame) -> Tally:
+    """Count the runs of a table by their status."""
+    failed = runs.filter(pl.col("status") != "finished")
+    first = f"{failed['run_name'][0]}: {failed['error'][0]}" if failed.height else None
+    return Tally(finished=runs.height - failed.height, failed=failed.height, first_failure=first)
+
+
+def answer(analysis: Analysis) -> list[str]:
+    """The comparisons at the largest budget, a line each, as the flow's artifact shows them."""
+    lines = []
+    for found in analysis.comparisons:
+        sure = "" if found.decided else " (undecided: the interval holds zero)"
+        difference = found.loss_difference
+        lines.append(
+            f"context {found.context_length}, {found.budget:.3g} FLOPs: {found.better} over {found.other} by"
+            f" {abs(difference.value):.4f} nats [{difference.low:.4f}, {difference.high:.4f}]{sure}"
+        )
+    return lines

@@ -1,0 +1,100 @@
+"""What a sweep asks of MLflow and tells it. The client is imported when first used: it takes two seconds."""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from tasks.locks import is_held
+from tasks.state import State
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+RUN_KEY = "isoflop.run_key"
+REPORT = "isoflop.report"
+
+
+@cache
+def client(tracking_uri: str) -> "MlflowClient":
+    """One client a store: it keeps a pool of connections."""
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri)
+
+
+def ensure_experiment(state: State, name: str) -> str:
+    """Id of the experiment of that name, made once, with its artifacts in the state folder."""
+    with FileLock(state.lock("mlflow-experiment")):
+        known = client(state.tracking_uri).get_experiment_by_name(name)
+        if known is not None:
+            return str(known.experiment_id)
+        location = (state.artifacts / name).as_uri()
+        return str(client(state.tracking_uri).create_experiment(name, artifact_location=location))
+
+
+def finished_run(state: State, run_key: str) -> str | None:
+    """Id of a FINISHED MLflow run of this key with a loss: the one truth about whether a run is done."""
+    wanted = f"tags.`{RUN_KEY}` = '{run_key}' AND attributes.status = 'FINISHED'"
+    for run in _search(state, wanted):
+        if "loss" in run.data.metrics:
+            return str(run.info.run_id)
+    return None
+
+
+def orphans(state: State) -> list[Any]:
+    """MLflow runs that say RUNNING and that no live process trains.
+
+    A training killed by the kernel or a power cut cannot say so itself.
+    """
+    return [
+        run
+        for run in _search(state, "attributes.status = 'RUNNING'")
+        if RUN_KEY in run.data.tags and _nobody_trains(state, run.data.tags[RUN_KEY])
+    ]
+
+
+def reconcile(state: State) -> list[str]:
+    """Mark the orphans KILLED; their run keys."""
+    tracked = client(state.tracking_uri)
+    left = orphans(state)
+    for run in left:
+        tracked.set_tag(run.info.run_id, "isoflop.error", "the training process died")
+        tracked.set_terminated(run.info.run_id, "KILLED")
+    return [run.data.tags[RUN_KEY] for run in left]
+
+
+def log_report(state: State, experiment_id: str, sweep: str, files: list[Path]) -> str:
+    """Put a report and its sources on the sweep's report run, made once; the id of that run."""
+    tracked = client(state.tracking_uri)
+    found = next(_search(state, f"tags.`{REPORT}` = '{sweep}'", [experiment_id]), None)
+    if found is None:
+        run_id = tracked.create_run(experiment_id, tags={REPORT: sweep}, run_name="report").info.run_id
+    else:
+        run_id = found.info.run_id
+    for file in files:
+        tracked.log_artifact(run_id, str(file))
+    tracked.set_terminated(run_id, "FINISHED")
+    return str(run_id)
+
+
+def _nobody_trains(state: State, run_key: str) -> bool:
+    """The training process holds a lock in the run's folder as long as it lives."""
+    folder = state.run_dir(run_key)
+    if not folder.exists():
+        return True
+    return not is_held(FileLock(folder / ".lock"))
+
+
+def _search(state: State, wanted: str, experiments: list[str] | None = None) -> Iterator[Any]:
+    tracked = client(state.tracking_uri)
+    ids = experiments or [found.experiment_id for found in tracked.search_experiments()]
+    token: str | None = None
+    while True:
+        page = tracked.search_runs(ids, filter_string=wanted, max_results=1000, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

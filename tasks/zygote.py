@@ -1,0 +1,202 @@
+"""The process that every training is forked from: it imports the heavy libraries once and trains nothing.
+
+A fresh interpreter spends 8 to 10 s on imports before its first step; a fork of this one, none. To stay
+forkable it has one thread and no CUDA context. To leave no orphans, it ends when the socket to its owner
+closes, which the kernel does on any death of the owner, and its children end with it by PR_SET_PDEATHSIG.
+(That signal would not do for the zygote itself: it comes when the *thread* that started a process ends, and a
+flow starts things from threads.)
+"""
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+GRACE_S = 3.0
+"""From the owner's end to the trainings': time to say FAILED."""
+MAX_MESSAGE = 1 << 17
+PR_SET_PDEATHSIG = 1
+OOM_SCORE = "800"
+"""Where memory runs out, the kernel is to end a training and not the flow."""
+
+PRELOAD = (
+    "xlstm.training.run",
+    "alembic.command",
+    "mlflow.store.artifact.local_artifact_repo",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_workspace_store",
+    "sqlalchemy.dialects.sqlite",
+)
+HIDDEN = ("pandas", "polars", "pyarrow")
+"""MLflow imports these where it finds them; they start threads, take seconds, and training needs none."""
+
+Request = dict[str, str]
+"""`log`: the child's standard output and error; the rest is for `work`."""
+
+
+class Zygote:
+    """Forks a child for each request on `control`; tells its number and its end on the socket sent along."""
+
+    def __init__(self, control: socket.socket, work: Callable[[Request], None]) -> None:
+        self.control = control
+        self.work = work
+        self.pid = os.getpid()
+        self.children: dict[int, socket.socket | None] = {}
+        """By process number: the socket of the one who asked, None where that end is closed."""
+        self.selector = selectors.DefaultSelector()
+        self.wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def serve(self) -> None:
+        """Until the owner is gone; then end the children."""
+        signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        # Signals to the whole group, as Ctrl-C, are for the owner and the trainings to act on.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self.selector.register(self.wake_read, selectors.EVENT_READ, self._reap)
+        self.selector.register(self.control, selectors.EVENT_READ, self._request)
+        while self.control.fileno() >= 0:
+            for key, _ in self.selector.select():
+                key.data()
+        self._end_children()
+
+    def _request(self) -> None:
+        message, descriptors, _, _ = socket.recv_fds(self.control, MAX_MESSAGE, 1)
+        if not message:
+            self.selector.unregister(self.control)
+            self.control.close()
+            return
+        connection = socket.socket(fileno=descriptors[0])
+        pid = os.fork()
+        if pid == 0:
+            connection.close()
+            self._run_child(json.loads(message))
+        self.children[pid] = connection
+        self.selector.register(connection, selectors.EVENT_READ, lambda: self._command(pid))
+        with suppress(BrokenPipeError):
+            connection.send(str(pid).encode())
+
+    def _command(self, pid: int) -> None:
+        """Send the child the signal that is asked for; SIGTERM where nobody waits for it any more."""
+        connection = self.children[pid]
+        if connection is None:
+            return
+        with suppress(ConnectionResetError):
+            if message := connection.recv(16):
+                os.kill(pid, int(message))
+                return
+        os.kill(pid, signal.SIGTERM)
+        self._forget(connection)
+        self.children[pid] = None
+
+    def _forget(self, connection: socket.socket) -> None:
+        self.selector.unregister(connection)
+        connection.close()
+
+    def _reap(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self.wake_read, 4096)
+        while self.children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            connection = self.children.pop(pid)
+            if connection is not None:
+                with suppress(BrokenPipeError):
+                    connection.send(str(os.waitstatus_to_exitcode(status)).encode())
+                self._forget(connection)
+
+    def _end_children(self) -> None:
+        for pid in self.children:
+            os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_S
+        while self.children and time.monotonic() < deadline:
+            time.sleep(0.02)
+            self._reap()
+
+    def _run_child(self, request: Request) -> None:
+        """Never returns: what lies above this frame belongs to the zygote."""
+        code = 1
+        try:
+            self._leave()
+            _redirect(Path(request["log"]))
+            self.work(request)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with suppress(OSError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+
+    def _leave(self) -> None:
+        """Become a process of its own that dies with the zygote, and hold none of its sockets."""
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != self.pid:
+            os._exit(1)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self.selector.close()
+        self.control.close()
+        for connection in self.children.values():
+            if connection is not None:
+                connection.close()
+        for descriptor in (self.wake_read, self.wake_write):
+            os.close(descriptor)
+        with suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
+
+
+def _redirect(log: Path) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for standard in (1, 2):
+        os.dup2(descriptor, standard)
+    os.close(descriptor)
+
+
+def work(request: Request) -> None:
+    """In the child: train, or record the death of a training that could not."""
+    from xlstm.training.job import TrainJob
+    from xlstm.training.run import record_death, train
+
+    job = TrainJob.from_json(request["job"])
+    if "death" in request:
+        record_death(job, request["death"])
+    else:
+        train(job)
+
+
+def require_one_thread() -> None:
+    """A fork copies the calling thread alone: locks that others hold would stay locked for ever."""
+    threads = sorted(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))
+    if len(threads) > 1:
+        raise RuntimeError(f"imports started threads, the zygote cannot fork: {', '.join(threads)}")
+
+
+def main(descriptor: int) -> None:
+    """Serve the owner at the other end of the socket `descriptor`."""
+    sys.modules.update(dict.fromkeys(HIDDEN))  # type: ignore[arg-type]
+    for module in PRELOAD:
+        importlib.import_module(module)
+    require_one_thread()
+    # What is here now stays: children need not scan it, and pages that are not touched are not copied.
+    gc.collect()
+    gc.freeze()
+    Zygote(socket.socket(fileno=descriptor), work).serve()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,58 @@
+"""Profiles, overrides and plans."""
+
+import json
+
+import polars as pl
+import pytest
+
+from sweeps.spec import SpecError
+from tasks.preparation import parse_override, plan_runs, prepare_data, read_spec, save_plan, view_plan
+from tasks.state import State
+
+
+@pytest.mark.parametrize("profile", ["quick", "gpu"])
+def test_shipped_profiles_are_read(profile: str) -> None:
+    assert read_spec(profile).name == profile
+
+
+def test_overrides_reach_into_sections() -> None:
+    changes = dict(
+        parse_override(text)
+        for text in ("budgets=[1e10, 2e10]", "resources.threads=2", "data.tokenizer=bpe:512", "name=mine")
+    )
+    spec = read_spec("quick", changes)
+    assert spec.budgets == [1e10, 2e10]
+    assert (spec.resources.threads, spec.data.tokenizer, spec.name) == (2, "bpe:512", "mine")
+    assert spec.ladder == read_spec("quick").ladder
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("threads", "override 'threads': write key=value, as resources.threads=2"),
+        ("budgets=[1", "override 'budgets=[1': the value is not YAML"),
+        ("name.first=x", "override name.first: there is no such section"),
+        ("resources.cores=2", "quick with overrides: resources.cores: unknown key"),
+        ("budgets=[-1]", "quick with overrides: budgets.0 = -1: Input should be greater than 0"),
+    ],
+)
+def test_bad_overrides_are_named(override: str, message: str) -> None:
+    with pytest.raises(SpecError) as error:
+        read_spec("quick", dict([parse_override(override)]))
+    assert str(error.value).startswith(message)
+
+
+def test_a_plan_is_saved_with_its_spec_and_the_facts_of_its_corpus(tracked: State) -> None:
+    spec = read_spec("quick", {"name": "mine", "data.max_bytes": 400_000, "data.name": "small"})
+    corpus = prepare_data(spec, tracked)
+    plan = plan_runs(spec, corpus)
+    save_plan(plan, corpus, tracked)
+    folder = tracked.sweep_dir("mine")
+    assert pl.read_parquet(folder / "plan.parquet").equals(plan.table)
+    assert read_spec(folder / "spec.yaml") == spec
+    facts = json.loads((folder / "corpus.json").read_text())
+    assert facts["hash"] == plan.runs[0].spec.data.content_hash
+    assert 2.5 < facts["unigram_loss"] < 4.0
+    view = view_plan(spec, tracked)
+    assert len(view.rows) == len(plan.runs) == 30
+    assert view.cached == 0

@@ -1,0 +1,66 @@
+"""What is kept of a sweep's runs."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from sweeps.laws import LawSettings, to_json
+from sweeps.run_table import complete
+from tasks.errors import UserError
+from tasks.results import fit, save_runs, tally
+
+RUNS = complete(
+    pl.DataFrame(
+        {
+            "run_name": ["x", "y"],
+            "arch": ["a", "b"],
+            "context_length": [8, 8],
+            "N": [1e6, 2e6],
+            "D": [1e9, 2e9],
+            "loss": [3.0, None],
+            "status": ["finished", "failed"],
+            "error": [None, "boom"],
+        }
+    )
+)
+
+
+def test_runs_are_counted_and_kept(tmp_path: Path) -> None:
+    assert str(tally(RUNS)) == "1 of 2 runs finished, 1 not (y: boom)"
+    assert str(tally(RUNS.head(1))) == "1 of 1 runs finished"
+    assert save_runs(RUNS, tmp_path).equals(pl.read_parquet(tmp_path / "runs.parquet"))
+
+
+def test_a_sweep_without_a_finished_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none of 1 runs is finished, so there is nothing to fit; y: boom"):
+        save_runs(RUNS.tail(1), tmp_path)
+
+
+def test_a_fit_is_kept_until_a_run_or_a_setting_changes(tmp_path: Path) -> None:
+    N = [1e6, 2e6, 4e6] * 2
+    runs = complete(
+        pl.DataFrame(
+            {
+                "run_key": [f"{k}" for k in range(6)],
+                "arch": ["a"] * 6,
+                "context_length": [8] * 6,
+                "budget": [1e15] * 3 + [4e15] * 3,
+                "N": N,
+                "D": [b / 6 / n for b, n in zip([1e15] * 3 + [4e15] * 3, N, strict=True)],
+                "loss": [3.1, 3.0, 3.05, 2.9, 2.75, 2.7],
+                "status": ["finished"] * 6,
+            }
+        )
+    )
+    settings = LawSettings(resamples=5)
+    first = to_json(fit(runs, settings, tmp_path))
+    kept = tmp_path / "analysis.json"
+    written = kept.stat().st_mtime_ns
+    assert to_json(fit(runs, settings, tmp_path)) == first
+    assert kept.stat().st_mtime_ns == written
+    assert to_json(fit(runs, LawSettings(resamples=6), tmp_path)) != first
+    assert kept.stat().st_mtime_ns != written
+    changed = runs.with_columns(loss=pl.col("loss") * 1.01)
+    assert to_json(fit(changed, settings, tmp_path)) != first
+    assert to_json(fit(runs, settings, tmp_path)) == first

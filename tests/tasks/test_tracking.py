@@ -1,0 +1,64 @@
+"""What a sweep asks of MLflow, on a real store."""
+
+from pathlib import Path
+
+from filelock import FileLock
+
+from tasks import tracking
+from tasks.state import State
+
+
+def start(state: State, key: str, **metrics: float) -> str:
+    client = tracking.client(state.tracking_uri)
+    experiment = tracking.ensure_experiment(state, "tiny")
+    run_id = client.create_run(experiment, tags={tracking.RUN_KEY: key}).info.run_id
+    for name, value in metrics.items():
+        client.log_metric(run_id, name, value)
+    return str(run_id)
+
+
+def status(state: State, run_id: str) -> str:
+    return str(tracking.client(state.tracking_uri).get_run(run_id).info.status)
+
+
+def test_only_a_finished_run_with_a_loss_is_done(tracked: State) -> None:
+    client = tracking.client(tracked.tracking_uri)
+    client.set_terminated(start(tracked, "a", loss=3.0), "FAILED")
+    client.set_terminated(start(tracked, "a"), "FINISHED")
+    start(tracked, "a", loss=2.0)
+    assert tracking.finished_run(tracked, "a") is None
+    done = start(tracked, "a", loss=1.0)
+    client.set_terminated(done, "FINISHED")
+    assert tracking.finished_run(tracked, "a") == done
+    assert tracking.finished_run(tracked, "b") is None
+
+
+def test_a_run_is_an_orphan_when_no_process_holds_its_folder(tracked: State) -> None:
+    dead, alive = start(tracked, "dead"), start(tracked, "alive")
+    tracked.run_dir("dead").mkdir()
+    tracked.run_dir("alive").mkdir()
+    with FileLock(tracked.run_dir("alive") / ".lock"):
+        assert tracking.reconcile(tracked) == ["dead"]
+        assert (status(tracked, dead), status(tracked, alive)) == ("KILLED", "RUNNING")
+    assert tracking.reconcile(tracked) == ["alive"]
+    assert tracking.orphans(tracked) == []
+
+
+def test_runs_that_are_not_ours_are_left_alone(tracked: State) -> None:
+    client = tracking.client(tracked.tracking_uri)
+    foreign = client.create_run(tracking.ensure_experiment(tracked, "tiny")).info.run_id
+    assert tracking.reconcile(tracked) == []
+    assert status(tracked, foreign) == "RUNNING"
+
+
+def test_reports_of_a_sweep_share_one_run(tracked: State, tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    experiment = tracking.ensure_experiment(tracked, "tiny")
+    ids = set()
+    for text in ("first", "second"):
+        report.write_text(text)
+        ids.add(tracking.log_report(tracked, experiment, "tiny", [report]))
+    (run_id,) = ids
+    (stored,) = tracked.artifacts.rglob("report.html")
+    assert stored.read_text() == "second"
+    assert status(tracked, run_id) == "FINISHED"
