@@ -82,19 +82,26 @@ class Launcher:
             return _wait(connection, timeout_s)
 
     def _request(self, request: Request) -> socket.socket:
-        """Ask the zygote for a child, after a new zygote where the last one died."""
+        """Ask the zygote for a child; where the zygote died, a new one, which then has to live."""
         with self._guard:
-            if self._closed:
-                raise LauncherError("the launcher is closed")
-            if self._zygote is None or not self._zygote.alive:
-                self._zygote = _Zygote(self._command)
-            zygote = self._zygote
+            zygote = self._living()
+        connection = zygote.request(request)
+        if connection is None:
+            with self._guard:
+                if self._zygote is zygote:
+                    self._zygote = None
+                zygote = self._living()
             connection = zygote.request(request)
-        connection.settimeout(IMPORT_TIMEOUT_S)
-        if not connection.recv(64):
-            connection.close()
+        if connection is None:
             raise LauncherError(f"trainings cannot be started: {zygote.last_words()}")
         return connection
+
+    def _living(self) -> "_Zygote":
+        if self._closed:
+            raise LauncherError("the launcher is closed")
+        if self._zygote is None or not self._zygote.alive:
+            self._zygote = _Zygote(self._command)
+        return self._zygote
 
 
 class _Zygote:
@@ -118,16 +125,22 @@ class _Zygote:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def request(self, request: Request) -> socket.socket:
-        """The connection on which the child's number and then its exit code will come."""
+    def request(self, request: Request) -> socket.socket | None:
+        """The connection on which the child's exit code will come; None where the zygote died instead.
+
+        Its death shows here before `alive` sees it.
+        """
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            try:
+        mine.settimeout(IMPORT_TIMEOUT_S)
+        try:
+            with theirs:
                 socket.send_fds(self._control, [json.dumps(request).encode()], [theirs.fileno()])
-            except OSError as error:
-                mine.close()
-                raise LauncherError(f"trainings cannot be started: {self.last_words()}") from error
-        return mine
+            if mine.recv(64):
+                return mine
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        mine.close()
+        return None
 
     def last_words(self) -> str:
         self._process.wait(timeout=10)
