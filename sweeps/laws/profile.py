@@ -4,6 +4,7 @@ The profile assumes independent noise of one size. On the Chinchilla points that
 pairs bootstrap, so it is offered where asked and never by default.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +15,16 @@ from sweeps.laws.engine import Fitted
 from sweeps.laws.forms import Array
 from sweeps.laws.objective import Evaluation, Problem, evaluate, residuals
 from sweeps.laws.solver import Limits, minimise
-from sweeps.laws.types import Estimate, FitError
+from sweeps.laws.types import Estimate, FitError, Flag
 
-_POINTS = 41
+_POINTS = 20
+"""On either side of the fit; an extension traces half as many."""
 _REACH = 1.5
 """The curve is traced this many times beyond where a parabola would cross the threshold."""
+_EXTENSIONS = 8
+"""Doublings of the reach of a side whose deviance is still below the threshold at its end."""
+_ARRIVED = 1e-6
+"""Scaled gradient of the pulled objective at which the end of a trace lies on the profile."""
 _PULL = 1e3
 """Stiffness of the pull over the curvature of the objective along the quantity."""
 _STEP = 1e-5
@@ -30,8 +36,11 @@ class Profile:
 
     quantity: str
     values: Array
+    """(points,), ascending."""
     deviance: Array
     interval: Estimate
+    """A bound is infinite on a side where the deviance never reaches the threshold; a flag says so."""
+    flags: tuple[Flag, ...] = ()
 
 
 def profile_likelihood(fitted: Fitted, quantity: str, *, level: float = 0.95) -> Profile:
@@ -52,22 +61,74 @@ def profile_likelihood(fitted: Fitted, quantity: str, *, level: float = 0.95) ->
     unit = _deviance_unit(problem, theta, weights)
     threshold = float(chdtri(1, 1 - level))
     reach = _REACH * np.sqrt(threshold * spread / (2.0 * unit))
-    targets = center + reach * np.linspace(-1.0, 1.0, _POINTS)
-    ends = _trace(problem, theta, weights, quantity, targets, _PULL / spread)
-    values = _read(problem, ends, quantity)
     best = evaluate(problem, theta[None], weights).value[0]
-    rise = np.maximum(evaluate(problem, ends, weights).value - best, 0.0)
-    if np.isinf(problem.objective.delta):
-        deviance = float(weights.sum()) * np.log1p(rise / best)
-    else:
-        deviance = 2.0 * unit * rise
+
+    def trace(start: Array, targets: Array) -> tuple[Array, Array, Array]:
+        ends = _trace(problem, start, weights, quantity, targets, _PULL / spread)
+        rise = np.maximum(evaluate(problem, ends, weights).value - best, 0.0)
+        least_squares = np.isinf(problem.objective.delta)
+        deviance = float(weights.sum()) * np.log1p(rise / best) if least_squares else 2.0 * unit * rise
+        return ends, _read(problem, ends, quantity), deviance
+
+    sides = [_side(trace, theta, center, sign * reach, threshold) for sign in (-1.0, 1.0)]
+    values = np.concatenate([sides[0][0][::-1], [center], sides[1][0]])
+    deviance = np.concatenate([sides[0][1][::-1], [0.0], sides[1][1]])
     low, high = _crossings(values, deviance, center, threshold)
     interval = Estimate(value=center, low=low, high=high, level=level, method=f"profile of {fitted.how}")
-    return Profile(quantity=quantity, values=values, deviance=deviance, interval=interval)
+    return Profile(
+        quantity=quantity,
+        values=values,
+        deviance=deviance,
+        interval=interval,
+        flags=_open_sides(quantity, interval, values, level),
+    )
+
+
+def _side(
+    trace: Callable[[Array, Array], tuple[Array, Array, Array]],
+    theta: Array,
+    center: float,
+    reach: float,
+    threshold: float,
+) -> tuple[Array, Array]:
+    """Values and deviances from the fit outwards to `center + reach`, and on until the threshold is passed.
+
+    A profile that is steep on one side is flat on the other, so the reach of the parabola may fall short. It
+    is doubled from the last point on; a quantity that no longer follows has met its end (E at 0).
+    """
+    ends, values, deviance = trace(theta, center + reach * np.linspace(0.0, 1.0, _POINTS + 1)[1:])
+    for _ in range(_EXTENSIONS):
+        if len(values) == 0 or deviance.max() > threshold:
+            break
+        farther = center + reach * np.linspace(1.0, 2.0, _POINTS // 2 + 1)[1:]
+        more = trace(ends[-1], farther)
+        if len(more[1]) == 0 or abs(more[1][-1] - values[-1]) < 1e-3 * abs(reach):
+            break
+        ends, values, deviance = (
+            np.concatenate(both) for both in zip((ends, values, deviance), more, strict=True)
+        )
+        reach *= 2.0
+    return values, deviance
+
+
+def _open_sides(quantity: str, interval: Estimate, values: Array, level: float) -> tuple[Flag, ...]:
+    """A flag for each bound that the profile does not give."""
+    bounds = (("below", interval.low, values[0]), ("above", interval.high, values[-1]))
+    return tuple(
+        Flag(
+            code="profile-open",
+            severity="warning",
+            message=f"the data do not bound {quantity} from {side} at {level:.0%}: its deviance stays below"
+            f" the threshold as far as {last:.6g}",
+        )
+        for side, bound, last in bounds
+        if np.isinf(bound)
+    )
 
 
 def _read(problem: Problem, theta: Array, quantity: str) -> Array:
-    named = problem.law.quantities(problem.law.to_public(theta, problem.center))
+    with np.errstate(over="ignore"):
+        named = problem.law.quantities(problem.law.to_public(theta, problem.center))
     if quantity not in named:
         raise FitError(f"{problem.law.name} has no quantity '{quantity}'; there are {', '.join(named)}")
     return named[quantity]
@@ -113,16 +174,17 @@ def _trace(
             at.scale + np.einsum("bii->bi", outer),
         )
 
-    starts = np.tile(theta, (len(targets), 1))
-    return minimise(pulled, starts, Limits(tolerance=1e-7)).theta
+    found = minimise(pulled, np.tile(theta, (len(targets), 1)), Limits(tolerance=1e-7))
+    return found.theta[found.scaled_gradient <= _ARRIVED]
 
 
 def _crossings(values: Array, deviance: Array, center: float, threshold: float) -> tuple[float, float]:
-    """Where the signed root of the deviance, nearly straight in the quantity, reaches the threshold."""
+    """Where the signed root of the deviance, nearly straight in the quantity, reaches the threshold; infinite
+    where it does not."""
     root = np.sign(values - center) * np.sqrt(deviance)
     order = np.argsort(values)
     values, root = values[order], np.maximum.accumulate(root[order])
     keep = np.concatenate([[True], np.diff(root) > 0])
     curve = PchipInterpolator(root[keep], values[keep], extrapolate=False)
     low, high = curve([-np.sqrt(threshold), np.sqrt(threshold)])
-    return float(low), float(high)
+    return float(low) if np.isfinite(low) else -np.inf, float(high) if np.isfinite(high) else np.inf

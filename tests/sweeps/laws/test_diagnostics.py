@@ -98,15 +98,16 @@ def test_solver_finds_the_minimum_of_a_curved_valley() -> None:
     assert (found.scaled_gradient <= 1e-9).all()
 
 
-def test_profile_brackets_where_a_constrained_fit_reaches_the_threshold() -> None:
+@pytest.mark.parametrize(("noise", "seed"), [(0.01, 0), (0.01, 1), (0.03, 2), (0.05, 3)])
+def test_profile_brackets_where_a_constrained_fit_reaches_the_threshold(noise: float, seed: int) -> None:
     """At the interval's ends the deviance of the tied-down fit, found another way, is 3.84."""
-    data = sample()
+    data = sample(noise, seed)
     best = solved(data)
     traced = profile_likelihood(best, "E")
+    assert traced.flags == ()
     n = len(data["loss"])
     for end in (traced.interval.low, traced.interval.high):
-        pinned = data["loss"] - end
-        assert (pinned > 0).all()
+        assert 0 < end < data["loss"].min()
         theta = best.solution.theta.copy()
         theta[2] = np.log(end)
 
@@ -118,7 +119,20 @@ def test_profile_brackets_where_a_constrained_fit_reaches_the_threshold() -> Non
             )
 
         found = minimise(without_e, np.delete(theta, 2)[None], Limits(tolerance=1e-10))
-        assert n * np.log(found.value[0] / best.solution.value) == pytest.approx(3.8415, rel=2e-3)
+        assert n * np.log(found.value[0] / best.solution.value) == pytest.approx(3.8415, rel=5e-3)
+
+
+def test_profile_without_a_lower_end_says_so() -> None:
+    """With 10 % noise the law without E fits nearly as well: no E above 0 is low enough to be refuted."""
+    data = sample(0.1, 4)
+    best = solved(data, "ls")
+    bare = minimum(LAWS["no-E"], data, data["loss"], best.weights, name="ls", delta=1e-3)
+    assert len(data["loss"]) * np.log(bare.solution.value / best.solution.value) < 3.5
+    traced = profile_likelihood(best, "E")
+    assert traced.interval.low == -np.inf
+    assert best.params[2] < traced.interval.high < 2.3
+    assert [flag.code for flag in traced.flags] == ["profile-open"]
+    assert "do not bound E from below" in traced.flags[0].message
 
 
 def test_profile_knows_its_quantities() -> None:
