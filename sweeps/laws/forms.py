@@ -18,6 +18,10 @@ import numpy as np
 
 Array = np.ndarray
 
+_converts = np.errstate(over="ignore", divide="ignore", invalid="ignore")
+"""For conversions between centred and public parameters: an amplitude of 0 is the logarithm -inf, a term that
+is not there, and a degenerate fit may overflow; `sweeps.laws.identifiability` refuses or flags either."""
+
 
 @dataclass(frozen=True)
 class Term:
@@ -160,10 +164,12 @@ class PowerSum(Law):
         shifts = [sum(sign * exponents[:, j] * center[i] for j, i, sign in powers) for powers in self._powers]
         return _stack(*(np.broadcast_to(shift, len(exponents)) for shift in shifts))
 
+    @_converts
     def to_public(self, theta: Array, center: Array) -> Array:
         K = len(self.summands)
         return np.hstack([np.exp(theta[:, :K] - self._shift(theta, center)), theta[:, K:]])
 
+    @_converts
     def from_public(self, params: Array, center: Array) -> Array:
         K = len(self.summands)
         return np.hstack([np.log(params[:, :K]) + self._shift(params, center), params[:, K:]])
@@ -201,10 +207,12 @@ class OverTraining(Law):
     def terms(self, theta: Array, x: Array) -> tuple[Term, ...]:
         return self._tied.terms(theta, x)
 
+    @_converts
     def to_public(self, theta: Array, center: Array) -> Array:
         A, B, E, alpha = self._tied.to_public(theta, center).T
         return _stack(A, B * 6.0 ** (alpha / 2), E, -alpha)
 
+    @_converts
     def from_public(self, params: Array, center: Array) -> Array:
         first, second, E, b = params.T
         return self._tied.from_public(_stack(first, second * 6.0 ** (b / 2), E, -b), center)
@@ -254,12 +262,14 @@ class Gamma(Law):
         reducible = Term(value, {0: by_u, 1: by_v, 3: -n * by_u, 4: -d * by_v, 5: by_g})
         return reducible, Term(e, {2: 1.0})
 
+    @_converts
     def to_public(self, theta: Array, center: Array) -> Array:
         a, b, e, alpha, beta, g = theta.T
         gamma = np.exp(g)
         A, B = np.exp((a + alpha * center[0]) / gamma), np.exp((b + beta * center[1]) / gamma)
         return _stack(A, B, np.exp(e), alpha / gamma, beta / gamma, gamma)
 
+    @_converts
     def from_public(self, params: Array, center: Array) -> Array:
         A, B, E, alpha, beta, gamma = params.T
         a, b = gamma * (np.log(A) - alpha * center[0]), gamma * (np.log(B) - beta * center[1])
@@ -293,12 +303,14 @@ class Kaplan(Law):
         reducible = Term(value, {0: by_u, 1: by_v, 3: -n * by_u, 4: by_g - gamma * d * by_v})
         return reducible, Term(e, {2: 1.0})
 
+    @_converts
     def to_public(self, theta: Array, center: Array) -> Array:
         a, b, e, alpha, g = theta.T
         gamma = np.exp(g)
         A, B = np.exp((a + alpha * center[0]) / gamma), np.exp(b / gamma + center[1])
         return _stack(A, B, np.exp(e), alpha / gamma, gamma)
 
+    @_converts
     def from_public(self, params: Array, center: Array) -> Array:
         A, B, E, k, gamma = params.T
         a, b = gamma * (np.log(A) - k * center[0]), gamma * (np.log(B) - center[1])

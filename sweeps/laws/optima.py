@@ -52,7 +52,10 @@ def tokens_at(flops: FlopFunction, N: np.ndarray, C: np.ndarray | float) -> np.n
                 slope = np.where((np.abs(run) > 1e-9) & (rise / run > 1e-3), rise / run, slope)
         previous = (D, gap)
         with np.errstate(over="ignore"):
-            D = D * np.exp(-gap / slope)
+            following = D * np.exp(-gap / slope)
+        if not np.isfinite(following).all():
+            break
+        D = following
     if np.all(np.abs(gap) < 1e-9):
         return D
     worst = int(np.argmax(np.where(np.isfinite(gap), np.abs(gap), np.inf)))

@@ -83,6 +83,8 @@ def log_fit_quality(points: Points, law: Law) -> tuple[float, float]:
     n, k = float(points.weights.sum()), len(law.params) + 1
     if n <= k + 1:
         raise FitError(f"AICc of {law.name} needs more than {k + 1} points, there are {n:g}")
+    if sse == 0:
+        raise FitError(f"{law.name} leaves no residual, so AICc has nothing to weigh")
     centred = log_y - np.average(log_y, weights=points.weights)
     r2 = 1.0 - sse / float(points.weights @ centred**2)
     return float(n * np.log(sse / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1)), r2
