@@ -208,6 +208,8 @@ class Resources(_Section):
     """On a CPU: none means one a core over `threads`. On GPUs: runs that share one GPU, 1 if none."""
     threads: Count = 1
     timeout_s: Positive = 86_400
+    hang_after_s: Positive = 600
+    """A run that shows no progress for so long is ended, and resumed from its last checkpoint."""
     memory_gib: Positive | None = None
     """A run whose weights, gradients and optimiser state need more is refused before anything trains."""
     flops_per_s: Positive = 4e10

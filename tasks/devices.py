@@ -68,11 +68,11 @@ class SlotPool:
             slot: FileLock(state.lock(f"slot-{slot.name}"), thread_local=False) for slot in available
         }
         self._guard = threading.Lock()
-        self._stopped = threading.Event()
+        self.stopped = threading.Event()
 
     def stop(self) -> None:
         """Let waiting threads give up with `SlotsClosed`."""
-        self._stopped.set()
+        self.stopped.set()
 
     @contextmanager
     def take(self) -> Iterator[Slot]:
@@ -84,11 +84,11 @@ class SlotPool:
             self._locks[slot].release()
 
     def _wait(self) -> Slot:
-        while not self._stopped.is_set():
+        while not self.stopped.is_set():
             for slot, lock in self._locks.items():
                 if self._acquired(lock):
                     return slot
-            self._stopped.wait(POLL_S)
+            self.stopped.wait(POLL_S)
         raise SlotsClosed("the sweep is stopping")
 
     def _acquired(self, lock: FileLock) -> bool:

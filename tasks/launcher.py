@@ -1,22 +1,22 @@
 """Each training in a process of its own: a crash, a kill or a hang is one failed run and not a dead flow."""
 
 import json
+import math
 import os
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from tasks.child import Child, End, Limits, explain, last_line
 from tasks.zygote import GRACE_S, Request
-from xlstm.training.job import RESULT, TIME_IS_UP, RunResult, TrainJob
+from xlstm.training.failures import Failure, describe
+from xlstm.training.job import PROGRESS, RESULT, RunResult, TrainJob
 
 LOG = "log.txt"
 ZYGOTE = (sys.executable, "-m", "tasks.zygote")
@@ -54,47 +54,59 @@ class Launcher:
         if zygote is not None:
             zygote.close()
 
-    def run(self, job: TrainJob, *, timeout_s: float) -> RunResult:
+    def run(self, job: TrainJob, *, timeout_s: float, hang_after_s: float = math.inf) -> RunResult:
         """Train to the end and return what came of it, finished or failed; failing runs do not raise.
 
-        `timeout_s` counts from the start of the training's own process. LauncherError where no process can be
-        started at all.
+        `timeout_s` counts from the start of the training's own process, `hang_after_s` from its last sign of
+        life, a write to its progress file. LauncherError where no process can be started at all.
         """
         job.run_dir.mkdir(parents=True, exist_ok=True)
         (job.run_dir / RESULT).unlink(missing_ok=True)
         log = job.run_dir / LOG
         log_start = log.stat().st_size if log.exists() else 0
-        end = self._child({"job": job.to_json(), "log": str(log)}, timeout_s)
+        limits = Limits(timeout_s=timeout_s, hang_after_s=hang_after_s, progress=job.run_dir / PROGRESS)
+        end = self._child({"job": job.to_json(), "log": str(log)}, limits)
         result = _read_result(job.run_dir / RESULT)
         if result is not None:
             return result
-        reason = _reason(end, timeout_s, _last_line(log, log_start))
-        self._record(job, reason, log)
-        return RunResult(run_key=job.spec.run_key, status="failed", error=reason)
+        failure, reason = explain(end, limits, last_line(log, log_start))
+        self._record(job, failure, reason, log)
+        error = describe(failure, reason)
+        return RunResult(run_key=job.spec.run_key, status="failed", error=error, failure=failure)
 
-    def _record(self, job: TrainJob, reason: str, log: Path) -> None:
+    def _record(self, job: TrainJob, failure: Failure, reason: str, log: Path) -> None:
         """Have the tracker say FAILED for a training that could not; not when leaving, nobody forks then."""
         if not self._closed:
-            self._child({"job": job.to_json(), "log": str(log), "death": reason}, RECORD_TIMEOUT_S)
+            request = {"job": job.to_json(), "log": str(log), "death": reason, "failure": failure}
+            self._child(request, Limits(timeout_s=RECORD_TIMEOUT_S))
 
-    def _child(self, request: Request, timeout_s: float) -> "_End":
-        with self._request(request) as connection:
-            return _wait(connection, timeout_s)
+    def _child(self, request: Request, limits: Limits) -> End:
+        with self._request(request) as child:
+            end = child.wait(limits)
+        if end.code is None and end.cause is not None:
+            self._abandon()
+        return end
 
-    def _request(self, request: Request) -> socket.socket:
+    def _abandon(self) -> None:
+        """Kill a zygote that does not answer; its trainings end with it and are tried again."""
+        with self._guard:
+            if self._zygote is not None:
+                self._zygote.kill()
+
+    def _request(self, request: Request) -> Child:
         """Ask the zygote for a child; where the zygote died, a new one, which then has to live."""
         with self._guard:
             zygote = self._living()
-        connection = zygote.request(request)
-        if connection is None:
+        child = zygote.request(request)
+        if child is None:
             with self._guard:
                 if self._zygote is zygote:
                     self._zygote = None
                 zygote = self._living()
-            connection = zygote.request(request)
-        if connection is None:
+            child = zygote.request(request)
+        if child is None:
             raise LauncherError(f"trainings cannot be started: {zygote.last_words()}")
-        return connection
+        return child
 
     def _living(self) -> "_Zygote":
         if self._closed:
@@ -125,8 +137,8 @@ class _Zygote:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def request(self, request: Request) -> socket.socket | None:
-        """The connection on which the child's exit code will come; None where the zygote died instead.
+    def request(self, request: Request) -> Child | None:
+        """A child that works on the request; None where the zygote died instead.
 
         Its death shows here before `alive` sees it.
         """
@@ -135,12 +147,17 @@ class _Zygote:
         try:
             with theirs:
                 socket.send_fds(self._control, [json.dumps(request).encode()], [theirs.fileno()])
-            if mine.recv(64):
-                return mine
+            if number := mine.recv(64):
+                return Child(connection=mine, pid=int(number))
+        except TimeoutError:
+            self.kill()
         except (BrokenPipeError, ConnectionResetError):
             pass
         mine.close()
         return None
+
+    def kill(self) -> None:
+        self._process.kill()
 
     def last_words(self) -> str:
         self._process.wait(timeout=10)
@@ -159,55 +176,5 @@ class _Zygote:
         self._errors.close()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _End:
-    """How a training's process ended."""
-
-    code: int | None
-    """Exit code, negative for a signal; None where the zygote died too and nobody knows."""
-    timed_out: bool = False
-
-
-def _wait(connection: socket.socket, timeout_s: float) -> _End:
-    """Until the process ends, by itself or, after its time, by what it is sent."""
-    with suppress(TimeoutError):
-        return _End(code=_receive(connection, timeout_s))
-    for number in (TIME_IS_UP, signal.SIGKILL):
-        with suppress(TimeoutError, BrokenPipeError):
-            connection.send(str(int(number)).encode())
-            return _End(code=_receive(connection, GRACE_S), timed_out=True)
-    return _End(code=None, timed_out=True)
-
-
-def _receive(connection: socket.socket, timeout_s: float) -> int | None:
-    connection.settimeout(timeout_s)
-    message = connection.recv(64)
-    return int(message) if message else None
-
-
 def _read_result(path: Path) -> RunResult | None:
     return RunResult.from_json(path.read_text()) if path.exists() else None
-
-
-def _reason(end: _End, timeout_s: float, last_line: str) -> str:
-    if end.timed_out:
-        reason = f"killed after its time limit of {timeout_s:g} s"
-    elif end.code is None:
-        reason = "the training process ended with the zygote it was forked from"
-    elif end.code == -signal.SIGKILL:
-        reason = "killed by SIGKILL (out of memory?)"
-    elif end.code < 0:
-        reason = f"killed by {signal.Signals(-end.code).name}"
-    else:
-        reason = f"ended with exit code {end.code} and without a result"
-    return f"{reason}; last log line: {last_line}" if last_line else reason
-
-
-def _last_line(log: Path, start: int) -> str:
-    """Of what this attempt wrote."""
-    if not log.exists():
-        return ""
-    with log.open("rb") as file:
-        file.seek(max(start, log.stat().st_size - 4096))
-        lines = file.read().decode(errors="replace").strip().splitlines()
-    return lines[-1].strip()[:300] if lines else ""

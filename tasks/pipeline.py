@@ -137,35 +137,54 @@ def train_all(sweep: Sweep, plan: Plan, corpus: Corpus) -> None:
     sweep.progress.stage("training")
     for key in tracking.reconcile(sweep.state):
         get_run_logger().warning("run %s was cut off earlier; marked KILLED", key[:12])
+    diverged = tracking.diverged_runs(sweep.state)
     available = slots(sweep.spec.resources)
     with (
         ThreadPoolTaskRunner[PrefectState](max_workers=len(available)) as runner,
         Trainer(sweep.spec, sweep.state, corpus, SlotPool(sweep.state, available)) as trainer,
     ):
         futures = [
-            runner.submit(train, {"sweep": sweep, "trainer": trainer, "run": run}) for run in plan.runs
+            runner.submit(
+                train,
+                {"sweep": sweep, "trainer": trainer, "run": run, "diverged": diverged.get(run.run_key)},
+            )
+            for run in plan.runs
         ]
         for future in futures:
             future.wait()
 
 
 @task(name="train", task_run_name="train {run.name}", cache_policy=NO_CACHE)
-def train(sweep: Sweep, trainer: Trainer, run: PlannedRun) -> PrefectState:
-    """One run: Cached where it is finished, else trained in a process of its own."""
+def train(sweep: Sweep, trainer: Trainer, run: PlannedRun, diverged: str | None) -> PrefectState:
+    """One run: Cached where it is finished, Failed where it is known to diverge, else trained."""
     if trainer.is_finished(run):
         sweep.progress.run(run.run_key, "cached")
         return Completed(name="Cached", message="a finished MLflow run has this run key")
+    if diverged is not None:
+        return failed(
+            sweep, run, f"{diverged} (earlier, and would again: lower its learning rate)"
+        )
     with trainer.take(run) as slot:
         if trainer.is_finished(run):
             sweep.progress.run(run.run_key, "cached")
             return Completed(name="Cached", message="another flow trained it meanwhile")
         sweep.progress.run(run.run_key, "running")
-        outcome = trainer.train(run, slot)
+
+        def say(attempt: int, error: str) -> None:
+            sweep.progress.retry(run.run_key, attempt, error)
+            get_run_logger().warning("%s: attempt %d, after: %s", run.name, attempt, error)
+
+        outcome = trainer.train(run, slot, say)
     if outcome.error is not None:
-        sweep.progress.run(run.run_key, "failed", outcome.error)
-        return Failed(message=f"{run.name} (N {run.N:,}, {run.budget:.3g} FLOPs): {outcome.error}")
+        return failed(sweep, run, outcome.error)
     sweep.progress.run(run.run_key, "finished")
     return Completed(message=f"validation loss {outcome.loss:.4f} nats per token")
+
+
+def failed(sweep: Sweep, run: PlannedRun, error: str) -> PrefectState:
+    """The state of a run that did not finish, which ends nothing else."""
+    sweep.progress.run(run.run_key, "failed", error)
+    return Failed(message=f"{run.name} (N {run.N:,}, {run.budget:.3g} FLOPs): {error}")
 
 
 @task(name="gather", cache_policy=NO_CACHE)

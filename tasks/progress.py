@@ -25,7 +25,9 @@ class RunProgress:
     status: Status = "queued"
     started_at: float | None = None
     wall_time_s: float | None = None
+    attempt: int = 1
     error: str | None = None
+    """Why it failed; of a run that is tried again, why its last attempt did."""
 
 
 @dataclass(kw_only=True)
@@ -91,6 +93,13 @@ class ProgressWriter:
                 entry.started_at = time.time()
             elif entry.started_at is not None:
                 entry.wall_time_s = time.time() - entry.started_at
+            self._write()
+
+    def retry(self, run_key: str, attempt: int, error: str) -> None:
+        """Note that a run is tried again."""
+        with self._guard:
+            (entry,) = [entry for entry in self._progress.runs if entry.run_key == run_key]
+            entry.attempt, entry.error = attempt, error
             self._write()
 
     def reported(self, path: str, url: str | None) -> None:

@@ -9,11 +9,15 @@ from filelock import FileLock
 
 from tasks.locks import is_held
 from tasks.state import State
+from xlstm.training.failures import Failure
+from xlstm.training.job import ATTEMPT, RESULT, RunResult
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 RUN_KEY = "isoflop.run_key"
+FAILURE = "isoflop.failure"
+ERROR = "isoflop.error"
 REPORT = "isoflop.report"
 
 
@@ -44,6 +48,12 @@ def finished_run(state: State, run_key: str) -> str | None:
     return None
 
 
+def diverged_runs(state: State) -> dict[str, str]:
+    """Run keys whose training diverged, with the error. They would again: a key determines its run."""
+    found = _search(state, f"tags.`{FAILURE}` = '{Failure.DIVERGED}'")
+    return {run.data.tags[RUN_KEY]: run.data.tags[ERROR] for run in found if RUN_KEY in run.data.tags}
+
+
 def orphans(state: State) -> list[Any]:
     """MLflow runs that say RUNNING and that no live process trains.
 
@@ -61,7 +71,9 @@ def reconcile(state: State) -> list[str]:
     tracked = client(state.tracking_uri)
     left = orphans(state)
     for run in left:
-        tracked.set_tag(run.info.run_id, "isoflop.error", "the training process died")
+        failure, error = _last_words(state, run)
+        tracked.set_tag(run.info.run_id, FAILURE, failure)
+        tracked.set_tag(run.info.run_id, ERROR, error)
         tracked.set_terminated(run.info.run_id, "KILLED")
     return [run.data.tags[RUN_KEY] for run in left]
 
@@ -78,6 +90,17 @@ def log_report(state: State, experiment_id: str, sweep: str, files: list[Path]) 
         tracked.log_artifact(run_id, str(file))
     tracked.set_terminated(run_id, "FINISHED")
     return str(run_id)
+
+
+def _last_words(state: State, run: Any) -> tuple[Failure, str]:
+    """Kind and reason of an orphan's end: its own, where it could write a result and the store was away."""
+    folder = state.run_dir(run.data.tags[RUN_KEY])
+    attempt, result = folder / ATTEMPT, folder / RESULT
+    if attempt.exists() and result.exists() and attempt.read_text() == run.info.run_id:
+        said = RunResult.from_json(result.read_text())
+        if said.failure is not None and said.error is not None:
+            return said.failure, said.error
+    return Failure.KILLED, "killed: the training process died without a word"
 
 
 def _nobody_trains(state: State, run_key: str) -> bool:

@@ -1,7 +1,7 @@
 """One planned run after another: done already, or trained in a process of its own on a slot."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self
@@ -12,9 +12,13 @@ from tasks import tracking
 from tasks.devices import Slot, SlotPool
 from tasks.launcher import Launcher
 from tasks.locks import run_lock
+from tasks.retries import next_attempt
 from tasks.state import State
 from xlstm.data import Corpus
+from xlstm.training.failures import Failure
 from xlstm.training.job import RunResult, TrainJob
+
+OnRetry = Callable[[int, str], None]
 
 
 class Trainer:
@@ -49,9 +53,27 @@ class Trainer:
         with self.pool.take() as slot, run_lock(self.state, run.run_key):
             yield slot
 
-    def train(self, run: PlannedRun, slot: Slot) -> RunResult:
-        """Train to the end. A crash, a hang or an error of the training is a failed result."""
-        return self._launch().run(self._job(run, slot), timeout_s=self.spec.resources.timeout_s)
+    def train(self, run: PlannedRun, slot: Slot, say: OnRetry = lambda attempt, error: None) -> RunResult:
+        """Train to the end, trying again by the rules of `retries`; a failure that stays is a failed result.
+
+        `say` hears of every further attempt, and of the error before it.
+        """
+        resources = self.spec.resources
+        failures: list[Failure] = []
+        micro_batch: int | None = None
+        while True:
+            job = self._job(run, slot, attempt=len(failures) + 1, micro_batch=micro_batch)
+            result = self._launch().run(
+                job, timeout_s=resources.timeout_s, hang_after_s=resources.hang_after_s
+            )
+            if result.failure is None:
+                return result
+            failures.append(result.failure)
+            retry = next_attempt(failures, run.spec.batch_size, micro_batch)
+            if retry is None or self.pool.stopped.wait(retry.pause_s):
+                return result
+            micro_batch = retry.micro_batch
+            say(len(failures) + 1, result.error or retry.reason)
 
     def _launch(self) -> Launcher:
         """The launcher, started by the first run that needs it: it imports torch, which takes seconds."""
@@ -60,7 +82,7 @@ class Trainer:
                 self._launcher = self._exit.enter_context(Launcher())
             return self._launcher
 
-    def _job(self, run: PlannedRun, slot: Slot) -> TrainJob:
+    def _job(self, run: PlannedRun, slot: Slot, *, attempt: int, micro_batch: int | None) -> TrainJob:
         resources = self.spec.resources
         return TrainJob(
             spec=run.spec,
@@ -72,6 +94,8 @@ class Trainer:
             tags=run.tags,
             device=slot.device,
             threads=resources.threads,
+            micro_batch=micro_batch,
+            attempt=attempt,
             checkpoint_every_s=resources.checkpoint_every_s,
             keep_final_checkpoint=resources.keep_final_checkpoint,
         )

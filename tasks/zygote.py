@@ -8,6 +8,7 @@ flow starts things from threads.)
 """
 
 import ctypes
+import faulthandler
 import gc
 import importlib
 import json
@@ -21,6 +22,8 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+from xlstm.training.failures import Failure, classify
 
 GRACE_S = 3.0
 """From the owner's end to the trainings': time to say FAILED."""
@@ -42,6 +45,19 @@ HIDDEN = ("pandas", "polars", "pyarrow")
 
 Request = dict[str, str]
 """`log`: the child's standard output and error; the rest is for `work`."""
+FIRST_EXIT_CODE = 64
+"""Exit codes from here on name kinds of failure, for a training that cannot even write its result."""
+
+
+def exit_code(failure: Failure) -> int:
+    """The exit code that names a kind of failure."""
+    return FIRST_EXIT_CODE + list(Failure).index(failure)
+
+
+def failure_of(code: int) -> Failure | None:
+    """Inverse of `exit_code`; None for any other code."""
+    named = 0 <= code - FIRST_EXIT_CODE < len(Failure)
+    return list(Failure)[code - FIRST_EXIT_CODE] if named else None
 
 
 class Zygote:
@@ -126,14 +142,17 @@ class Zygote:
 
     def _run_child(self, request: Request) -> None:
         """Never returns: what lies above this frame belongs to the zygote."""
-        code = 1
+        code = exit_code(Failure.ERROR)
         try:
             self._leave()
             _redirect(Path(request["log"]))
+            faulthandler.enable(all_threads=False)
             self.work(request)
             code = 0
-        except BaseException:
-            traceback.print_exc()
+        except BaseException as error:
+            code = exit_code(classify(error))
+            with suppress(OSError):
+                traceback.print_exc()
         finally:
             with suppress(OSError):
                 sys.stdout.flush()
@@ -174,7 +193,7 @@ def work(request: Request) -> None:
 
     job = TrainJob.from_json(request["job"])
     if "death" in request:
-        record_death(job, request["death"])
+        record_death(job, Failure(request["failure"]), request["death"])
     else:
         train(job)
 

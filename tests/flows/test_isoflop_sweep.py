@@ -52,14 +52,13 @@ def task_states(progress: SweepProgress) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def first(state: State, tiny: Path) -> FlowState:
-    """The first sweep. One run cannot succeed: it finds a checkpoint to resume from that is none."""
+    """The first sweep. One run cannot succeed: a folder stands where its spec is to be written."""
     spec = read_spec(tiny)
     broken = plan_runs(spec, prepare_data(spec, state)).runs[1]
-    checkpoint = state.run_dir(broken.run_key) / "checkpoints" / "resume.ckpt"
-    checkpoint.parent.mkdir(parents=True)
-    checkpoint.write_text("no checkpoint")
+    obstacle = state.run_dir(broken.run_key) / "spec.json"
+    obstacle.mkdir(parents=True)
     ended = sweep(tiny)
-    checkpoint.unlink(missing_ok=True)
+    obstacle.rmdir()
     return ended
 
 
@@ -101,7 +100,23 @@ def test_a_repeat_trains_only_what_is_not_finished(state: State, tiny: Path, fir
     client = tracking.client(state.tracking_uri)
     experiment = client.get_experiment_by_name("tiny").experiment_id
     runs = client.search_runs([experiment], f"tags.`{tracking.RUN_KEY}` != ''")
-    assert sorted(run.info.status for run in runs) == ["FAILED"] + ["FINISHED"] * 12
+    assert sorted(run.info.status for run in runs) == ["FINISHED"] * 12
+
+
+def test_a_run_that_diverged_is_never_tried_again(state: State, tiny: Path) -> None:
+    wild = {"base": 1e30, "reference_width": 16, "maximum": 1e30}
+    changes = {"name": "wild", "archs": ["transformer"], "budgets": [1e8], "learning_rate": wild}
+    client = tracking.client(state.tracking_uri)
+    for _ in range(2):
+        ended = sweep(tiny, **changes)
+        assert ended.name == "Refused"
+        assert "none of 3 runs is finished" in ended.message
+        assert "diverged: train loss" in ended.message
+        progress = progress_of(state, "wild")
+        assert [run.attempt for run in progress.runs] == [1, 1, 1]
+        experiment = client.get_experiment_by_name("wild").experiment_id
+        tags = [run.data.tags[tracking.FAILURE] for run in client.search_runs([experiment])]
+        assert tags == ["diverged"] * 3
 
 
 def test_reports_come_again_from_cached_runs_and_from_tables(

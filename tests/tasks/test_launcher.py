@@ -14,14 +14,16 @@ import psutil
 import pytest
 
 from tasks.launcher import Launcher, LauncherError
+from tasks.zygote import exit_code
 from xlstm.config import TransformerConfig
 from xlstm.data import Corpus, CorpusSpec, prepare_corpus
 from xlstm.run_spec import DataSpec, OptimizerSpec, RunSpec
+from xlstm.training.failures import Failure
 from xlstm.training.job import CHECKPOINT, RunResult, TrainJob
 
 FAKE_ZYGOTE = '''
 """A zygote whose trainings do what their run's name says."""
-import os, signal, socket, sys, time
+import ctypes, errno, os, signal, socket, sys, time
 from tasks.zygote import Zygote
 from xlstm.training.files import write_atomically
 from xlstm.training.job import TIME_IS_UP, RunResult, TrainJob
@@ -29,7 +31,7 @@ from xlstm.training.job import TIME_IS_UP, RunResult, TrainJob
 def work(request):
     job = TrainJob.from_json(request["job"])
     if "death" in request:
-        return write_atomically(job.run_dir / "recorded", request["death"])
+        return write_atomically(job.run_dir / "recorded", f"{request['failure']}: {request['death']}")
     write_atomically(job.run_dir / "pid", str(os.getpid()))
     print("working on", job.run_name, flush=True)
     if job.run_name == "hang":
@@ -38,6 +40,10 @@ def work(request):
         time.sleep(60)
     if job.run_name == "abort":
         os.abort()
+    if job.run_name == "segfault":
+        ctypes.string_at(0)
+    if job.run_name == "full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if job.run_name == "vanish":
         os._exit(0)
     if job.run_name == "raise":
@@ -110,15 +116,26 @@ def test_results_come_back_to_the_thread_that_asked(fake: Launcher, tmp_path: Pa
     assert {r.status for r in results} == {"finished"}
 
 
+NO_RESULT = "ended with exit code {} and without a result; last log line: {}"
+
+
 @pytest.mark.parametrize(
-    ("name", "reason"),
+    ("name", "failure", "reason"),
     [
-        ("abort", "killed by SIGABRT; last log line: working on abort"),
-        ("vanish", "ended with exit code 0 and without a result; last log line: working on vanish"),
-        ("raise", "ended with exit code 1 and without a result; last log line: RuntimeError: no such luck"),
+        ("abort", Failure.CRASHED, "by SIGABRT; last log line: Fatal Python error: Aborted"),
+        ("segfault", Failure.CRASHED, "by SIGSEGV; last log line: Fatal Python error: Segmentation fault"),
+        ("vanish", Failure.CRASHED, NO_RESULT.format(0, "working on vanish")),
+        ("raise", Failure.ERROR, NO_RESULT.format(exit_code(Failure.ERROR), "RuntimeError: no such luck")),
+        (
+            "full",
+            Failure.DISK_FULL,
+            NO_RESULT.format(exit_code(Failure.DISK_FULL), "OSError: [Errno 28] No space left on device"),
+        ),
     ],
 )
-def test_a_training_that_dies_is_a_failed_run(fake: Launcher, tmp_path: Path, name: str, reason: str) -> None:
+def test_a_training_that_dies_is_a_failed_run(
+    fake: Launcher, tmp_path: Path, name: str, failure: Failure, reason: str
+) -> None:
     dying = job(tmp_path, name)
     dying.run_dir.mkdir()
     (dying.run_dir / "result.json").write_text(
@@ -126,8 +143,9 @@ def test_a_training_that_dies_is_a_failed_run(fake: Launcher, tmp_path: Path, na
     )
     (dying.run_dir / "log.txt").write_text("an earlier attempt\n")
     result = fake.run(dying, timeout_s=30)
-    assert (result.status, result.error, result.loss) == ("failed", reason, None)
-    assert (dying.run_dir / "recorded").read_text() == reason
+    error = f"{failure}: {reason}"
+    assert (result.status, result.failure, result.error, result.loss) == ("failed", failure, error, None)
+    assert (dying.run_dir / "recorded").read_text() == error
     assert fake.run(job(tmp_path, "ok"), timeout_s=30).status == "finished"
 
 
@@ -136,15 +154,40 @@ def test_kill_minus_nine_of_a_training(fake: Launcher, tmp_path: Path) -> None:
         killed = threads.submit(fake.run, job(tmp_path, "sleep"), timeout_s=60)
         os.kill(child_of(tmp_path / "sleep"), signal.SIGKILL)
         error = killed.result(timeout=30).error
-    assert error == "killed by SIGKILL (out of memory?); last log line: working on sleep"
+    assert error == "killed: by SIGKILL; last log line: working on sleep"
 
 
 @pytest.mark.parametrize("name", ["sleep", "hang"])
 def test_a_training_has_a_time_limit(fake: Launcher, tmp_path: Path, name: str) -> None:
     """`sleep` heeds the signal, `hang` has to be killed."""
     result = fake.run(job(tmp_path, name), timeout_s=0.3)
-    assert result.error == f"killed after its time limit of 0.3 s; last log line: working on {name}"
+    assert result.error == f"time limit: killed after 0.3 s; last log line: working on {name}"
     assert not alive(child_of(tmp_path / name))
+
+
+def test_a_training_without_progress_is_hung_and_one_with_progress_is_not(
+    fake: Launcher, tmp_path: Path
+) -> None:
+    moving, still = job(tmp_path, "sleep"), job(tmp_path, "hang")
+    moving.run_dir.mkdir()
+    with ThreadPoolExecutor(2) as threads:
+        ends = [threads.submit(fake.run, j, timeout_s=4.0, hang_after_s=1.5) for j in (moving, still)]
+        while not ends[0].done():
+            (moving.run_dir / "progress.json").touch()
+            time.sleep(0.1)
+    assert [end.result().failure for end in ends] == [Failure.TIME_LIMIT, Failure.HUNG]
+    assert "killed after 1.5 s without progress" in (ends[1].result().error or "")
+
+
+def test_a_stopped_training_and_a_stopped_zygote_are_hung_and_leave_nobody(tmp_path: Path) -> None:
+    with Launcher(FAKE) as launcher, ThreadPoolExecutor(1) as threads:
+        running = threads.submit(launcher.run, job(tmp_path, "sleep"), timeout_s=60, hang_after_s=1.0)
+        pid = child_of(tmp_path / "sleep")
+        os.kill(psutil.Process(pid).ppid(), signal.SIGSTOP)
+        os.kill(pid, signal.SIGSTOP)
+        assert running.result(timeout=30).failure is Failure.HUNG
+        assert until(lambda: not alive(pid))
+        assert launcher.run(job(tmp_path, "ok"), timeout_s=30).status == "finished"
 
 
 def test_leaving_ends_the_trainings(tmp_path: Path) -> None:
@@ -237,15 +280,14 @@ def test_real_trainings_survive_a_kill_bit_identically(
         (pid,) = (p.pid for p in _holders(tmp_path / "cut" / "log.txt"))
         os.kill(pid, signal.SIGKILL)
         killed = cut.result(timeout=60)
-        assert killed.error is not None
-        assert killed.error.startswith("killed by SIGKILL")
+        assert killed.failure is Failure.KILLED
         resumed = launcher.run(real("cut"), timeout_s=120)
         finished = whole.result(timeout=120)
         bad = launcher.run(dataclasses.replace(real("bad"), data_folder=tmp_path), timeout_s=60)
     assert resumed.status == finished.status == "finished"
     assert resumed.loss == finished.loss
     assert resumed.train_loss == finished.train_loss
-    assert bad.error == f"{tmp_path}: no prepared corpus here (no meta.json)"
+    assert bad.error == f"error: {tmp_path}: no prepared corpus here (no meta.json)"
     client = MlflowClient(tracking_uri)
     experiment = client.get_experiment_by_name("tests")
     runs = client.search_runs([experiment.experiment_id])

@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
 
 from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
 from xlstm.data import Corpus, CorpusError, CorpusSpec, TokenStream, prepare_corpus, validation_windows
 from xlstm.models import build_model
 from xlstm.run_spec import OptimizerSpec, RunSpec, canonical_json
-from xlstm.training.callbacks import NonFiniteLossError
+from xlstm.training.failures import Failure, NonFiniteLossError, StoppedError
 from xlstm.training.job import CHECKPOINT, RunResult, TrainJob
-from xlstm.training.run import StoppedError, record_death, train
+from xlstm.training.run import record_death, train
 from xlstm.training.tracking import flatten
 
 TRANSFORMER = TransformerConfig(vocab_size=256, d_model=16, num_blocks=1, num_heads=2, ffn_dim=32)
@@ -218,17 +220,18 @@ def test_sigterm_is_a_failure(job: TrainJob, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(StoppedError, match="stopped by SIGTERM"):
         train(job)
     assert signal.getsignal(signal.SIGTERM) is before
-    assert_failed(job, "stopped by SIGTERM")
+    assert_failed(job, Failure.STOPPED, "stopped by SIGTERM")
 
 
-def assert_failed(job: TrainJob, error: str) -> None:
+def assert_failed(job: TrainJob, failure: Failure, error: str) -> None:
     result = RunResult.from_json((job.run_dir / "result.json").read_text())
-    assert (result.status, result.error, result.loss) == ("failed", error, None)
+    assert (result.status, result.failure, result.error, result.loss) == ("failed", failure, error, None)
     client = MlflowClient(job.tracking_uri)
     experiment = client.get_experiment_by_name(job.experiment)
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FAILED"
     assert run.data.tags["isoflop.error"] == error
+    assert run.data.tags["isoflop.failure"] == failure
 
 
 def test_a_loss_that_is_not_finite_fails_the_run(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +239,7 @@ def test_a_loss_that_is_not_finite_fails_the_run(job: TrainJob, monkeypatch: pyt
     job = elsewhere(job, "diverging", optimizer=diverging)
     with pytest.raises(NonFiniteLossError, match=r"diverged: .* at step [23]$") as error:
         train(job)
-    assert_failed(job, str(error.value))
+    assert_failed(job, Failure.DIVERGED, str(error.value))
     monkeypatch.undo()
 
 
@@ -247,7 +250,99 @@ def test_an_error_in_the_model_fails_the_run(job: TrainJob, monkeypatch: pytest.
     monkeypatch.setattr("xlstm.training.run.build_model", refuse)
     with pytest.raises(RuntimeError):
         train(job)
-    assert_failed(job, "RuntimeError: CUDA out of memory. Tried to allocate 9 GiB.")
+    assert_failed(
+        job,
+        Failure.OUT_OF_GPU_MEMORY,
+        "out of GPU memory: RuntimeError: CUDA out of memory. Tried to allocate 9 GiB.",
+    )
+
+
+@pytest.mark.parametrize("model", [TRANSFORMER, MLSTM], ids=lambda m: m.arch)
+@pytest.mark.parametrize("micro_batch", [1, 3])
+def test_a_smaller_micro_batch_gives_the_same_losses(
+    job: TrainJob, model: ModelConfig, micro_batch: int
+) -> None:
+    """Parts of one sequence, and parts that do not divide the batch of four."""
+    whole = train(elsewhere(job, "whole", model=model))
+    parts = train(dataclasses.replace(elsewhere(job, "parts", model=model), micro_batch=micro_batch))
+    for key in ("train_loss", "grad_norm", "loss"):
+        expected = history(job, whole.mlflow_run_id or "", key)
+        found = history(job, parts.mlflow_run_id or "", key)
+        assert [step for step, _ in found] == [step for step, _ in expected]
+        assert [value for _, value in found] == pytest.approx([value for _, value in expected], rel=2e-5), key
+    tags = MlflowClient(job.tracking_uri).get_run(parts.mlflow_run_id or "").data.tags
+    assert tags["isoflop.micro_batch"] == str(micro_batch)
+
+
+def test_a_whole_batch_is_not_changed_by_the_way_it_is_accumulated(job: TrainJob) -> None:
+    whole = train(elsewhere(job, "whole"))
+    named = train(dataclasses.replace(elsewhere(job, "named"), micro_batch=4))
+    assert (whole.loss, whole.train_loss) == (named.loss, named.train_loss)
+
+
+def test_a_run_goes_on_with_a_smaller_micro_batch(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of memory in the middle: the checkpoint of the whole batch serves the half."""
+    cut = dataclasses.replace(job, checkpoint_every_s=0.0)
+
+    def run_out() -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        stop_at(patch, 15, run_out)
+        with pytest.raises(MemoryError):
+            train(cut)
+    assert_failed(job, Failure.OUT_OF_MEMORY, "out of memory: MemoryError: no message")
+    resumed = train(dataclasses.replace(cut, micro_batch=2))
+    assert resumed.loss == pytest.approx(train(elsewhere(job, "whole")).loss, rel=2e-5)
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 half of one"])
+def test_a_damaged_checkpoint_is_put_aside_and_the_run_starts_again(
+    job: TrainJob, content: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = job.run_dir / CHECKPOINT
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(content)
+    assert train(job).loss == train(elsewhere(job, "whole")).loss
+    assert "cannot be read" in capfd.readouterr().out
+
+
+class Store:
+    """Stands between a training and its store, and loses the connection for a number of calls."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
+        self.left = calls
+        log_batch = MlflowClient.log_batch
+
+        def lossy(client: MlflowClient, *args: object, **kwargs: object) -> object:
+            if self.left > 0 and "metrics" in kwargs:
+                self.left -= 1
+                raise MlflowException(
+                    "(sqlite3.OperationalError) database is locked", TEMPORARILY_UNAVAILABLE
+                )
+            return log_batch(client, *args, **kwargs)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(MlflowClient, "log_batch", lossy)
+        monkeypatch.setattr("xlstm.training.tracking.FLUSH_EVERY_S", 0.0)
+
+
+def test_a_store_that_comes_back_loses_no_metric(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(monkeypatch, calls=5)
+    result = train(job)
+    assert store.left == 0
+    steps = [step for step, _ in history(job, result.mlflow_run_id or "", "train_loss")]
+    assert steps == [*range(1, STEPS + 1), STEPS]
+
+
+def test_a_store_that_stays_away_fails_the_run(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        Store(patch, calls=10**9)
+        patch.setattr("xlstm.training.tracking.PATIENCE_S", -1.0)
+        with pytest.raises(MlflowException):
+            train(job)
+    result = RunResult.from_json((job.run_dir / "result.json").read_text())
+    assert result.failure is Failure.DATABASE_LOST
+    assert train(job).status == "finished"
 
 
 def test_a_failed_run_can_be_trained_again(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +359,8 @@ def test_other_data_than_planned_is_refused(job: TrainJob) -> None:
         train(elsewhere(job, "other", data=data))
 
 
-def test_one_process_a_run(job: TrainJob) -> None:
+def test_one_process_a_run(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlstm.training.run.HANDOVER_S", 0.1)
     job.run_dir.mkdir()
     with (
         FileLock(job.run_dir / ".lock", is_singleton=False),
@@ -286,13 +382,13 @@ def test_an_attempt_that_died_without_a_word_is_closed(job: TrainJob) -> None:
     early = die()
     finished = train(job).mlflow_run_id or ""
     assert client.get_run(early).info.status == "KILLED"
-    record_death(job, "too late to blame")
+    record_death(job, Failure.KILLED, "too late to blame")
     assert client.get_run(finished).info.status == "FINISHED"
     assert "isoflop.error" not in client.get_run(finished).data.tags
     late = die()
-    record_death(job, "killed by SIGKILL")
+    record_death(job, Failure.KILLED, "by SIGKILL")
     assert client.get_run(late).info.status == "FAILED"
-    assert client.get_run(late).data.tags["isoflop.error"] == "killed by SIGKILL"
+    assert client.get_run(late).data.tags["isoflop.error"] == "killed: by SIGKILL"
 
 
 def test_a_job_survives_json(job: TrainJob) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import statistics
 import time
 from collections import deque
@@ -16,7 +17,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from xlstm.run_spec import RunSpec
-from xlstm.training.files import write_atomically
+from xlstm.training.failures import NonFiniteLossError
+from xlstm.training.files import flush_to_disk, write_atomically
 from xlstm.training.job import PROGRESS
 from xlstm.training.module import TrainingModule, held_out_loss
 from xlstm.training.tracking import Tracker
@@ -25,10 +27,6 @@ HISTORY_POINTS = 100
 """Of each training metric's history, however long the run."""
 TAIL_FRACTION = 0.05
 """The last steps whose mean is the final train loss."""
-
-
-class NonFiniteLossError(ArithmeticError):
-    """Training diverged: the loss or its gradient is not a number."""
 
 
 class Monitor(Callback):
@@ -99,6 +97,12 @@ class Monitor(Callback):
         start = time.perf_counter()
         yield
         self._mark += time.perf_counter() - start
+
+    def alive(self) -> None:
+        """Touch the progress file: something moves, though no step ends meanwhile. Once a second at most."""
+        if time.monotonic() - self._last_progress >= 1.0 and self.progress_file.exists():
+            os.utime(self.progress_file)
+            self._last_progress = time.monotonic()
 
     def _log_window(self, step: int) -> None:
         losses, norms = zip(*self._window, strict=True)
@@ -176,7 +180,8 @@ class Validation(Callback):
         with self.monitor.pause():
             windows = self.windows.to(pl_module.device)
             context = trainer.precision_plugin.forward_context()
-            loss = held_out_loss(pl_module.model, windows, self.spec.batch_size, context)
+            size = pl_module.micro_batch or self.spec.batch_size
+            loss = held_out_loss(pl_module.model, windows, size, context, self.monitor.alive)
         if not math.isfinite(loss):
             raise NonFiniteLossError(f"diverged: validation loss {loss} at step {step}")
         self.monitor.validation_loss = loss
@@ -200,7 +205,12 @@ class ResumePoint(Callback):
             return
         with self.monitor.pause():
             temporary = self.path.with_suffix(".new")
-            trainer.save_checkpoint(temporary)
+            try:
+                trainer.save_checkpoint(temporary)
+                flush_to_disk(temporary)
+            except BaseException:
+                temporary.unlink(missing_ok=True)  # half a file would keep a full disk full
+                raise
             temporary.replace(self.path)
         self._last = time.monotonic()
 

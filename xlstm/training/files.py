@@ -4,6 +4,12 @@ import os
 from pathlib import Path
 
 
+def flush_to_disk(path: Path) -> None:
+    """Return once the content of `path` would survive a power cut."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace `path`; a reader, or a kill at any instant, sees the old text or the new one."""
     temporary = path.with_name(f".{path.name}.new")

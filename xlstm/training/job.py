@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xlstm.run_spec import RunSpec, run_spec_from_dict
+from xlstm.training.failures import Failure
 
 TIME_IS_UP = signal.SIGXCPU
 """Ends a training at its time limit; SIGTERM ends it too and is recorded as such."""
+NO_PROGRESS = signal.SIGUSR1
+"""Ends a training that does not move; where it stands goes to its log."""
 RESULT = "result.json"
 PROGRESS = "progress.json"
 SPEC = "spec.json"
@@ -39,6 +42,10 @@ class TrainJob:
     device: str = "cpu"
     """cpu or cuda:<index>."""
     threads: int = 1
+    micro_batch: int | None = None
+    """Sequences that go through the model at once; None for the whole batch. See TrainingModule."""
+    attempt: int = 1
+    """Which attempt of its flow this is, for the record."""
     checkpoint_every_s: float = 60.0
     keep_final_checkpoint: bool = False
     """Log the final weights as an artifact."""
@@ -66,7 +73,8 @@ class RunResult:
     run_key: str
     status: Literal["finished", "failed"]
     error: str | None = None
-    """Why it failed, one line."""
+    """Why it failed, one line that begins with the kind of the failure."""
+    failure: Failure | None = None
     loss: float | None = None
     """Final loss on the held-out set, nats per token."""
     bpb: float | None = None
@@ -94,4 +102,5 @@ class RunResult:
     @classmethod
     def from_json(cls, text: str) -> "RunResult":
         fields: dict[str, Any] = json.loads(text)
-        return cls(**fields)
+        failure = fields.get("failure")
+        return cls(**{**fields, "failure": None if failure is None else Failure(failure)})

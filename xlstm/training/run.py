@@ -1,13 +1,16 @@
 """One training, from a TrainJob to a RunResult; every end of it is written down."""
 
+import faulthandler
 import logging
+import pickle
 import resource
 import shutil
 import signal
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -22,8 +25,9 @@ from xlstm.data import Corpus, CorpusError, TokenStream, load_corpus, validation
 from xlstm.models import build_model
 from xlstm.run_spec import RunSpec
 from xlstm.training.callbacks import Monitor, ResumePoint, Validation
+from xlstm.training.failures import Failure, StoppedError, classify, describe
 from xlstm.training.files import write_atomically
-from xlstm.training.job import CHECKPOINT, RESULT, SPEC, TIME_IS_UP, RunResult, TrainJob
+from xlstm.training.job import CHECKPOINT, NO_PROGRESS, RESULT, SPEC, TIME_IS_UP, RunResult, TrainJob
 from xlstm.training.module import TrainingModule
 from xlstm.training.surroundings import device_name, surroundings
 from xlstm.training.tracking import Tracker, close_dead_attempt, write_spec
@@ -31,15 +35,21 @@ from xlstm.training.tracking import Tracker, close_dead_attempt, write_spec
 PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
-class StoppedError(BaseException):
-    """A signal ends the training. Not an Exception, so that nothing on the way out handles it as an error."""
+HANDOVER_S = 30.0
+"""Wait for the folder of a run: a predecessor whose owner was killed needs seconds to end."""
+STOPPING = {
+    signal.SIGTERM: (Failure.STOPPED, "stopped by SIGTERM"),
+    TIME_IS_UP: (Failure.TIME_LIMIT, "stopped at its time limit"),
+    NO_PROGRESS: (Failure.HUNG, "stopped as it made no progress"),
+}
 
 
 def train(job: TrainJob) -> RunResult:
     """Train a run, or go on with one that was interrupted; result.json comes last, and for failures too.
 
     Raises what made the run fail, after the MLflow run and result.json say so: NonFiniteLossError,
-    CorpusError, StoppedError (signals), errors of torch and of the tracking store.
+    CorpusError, StoppedError (signals), errors of torch and of the tracking store. `failures.classify` tells
+    the kinds apart.
     """
     job.run_dir.mkdir(parents=True, exist_ok=True)
     with _alone(job.run_dir), _signals_stop():
@@ -52,18 +62,18 @@ def train(job: TrainJob) -> RunResult:
             tracker = Tracker.start(job, surroundings(job.spec, device, job.threads))
             result = _fit(job, device, tracker)
         except BaseException as error:
-            _record_failure(job, tracker, one_line(error))
+            _record_failure(job, tracker, classify(error), one_line(error))
             raise
         write_atomically(job.run_dir / RESULT, result.to_json())
         shutil.rmtree(job.run_dir / CHECKPOINT.parent, ignore_errors=True)
         return result
 
 
-def record_death(job: TrainJob, reason: str) -> None:
+def record_death(job: TrainJob, failure: Failure, reason: str) -> None:
     """Say FAILED for a training whose process is gone and could not say it."""
     with _alone(job.run_dir):
-        close_dead_attempt(job, "FAILED", reason)
-        _record_failure(job, None, reason)
+        close_dead_attempt(job, "FAILED", failure, reason)
+        _record_failure(job, None, failure, reason)
 
 
 def one_line(error: BaseException) -> str:
@@ -74,11 +84,17 @@ def one_line(error: BaseException) -> str:
     return first if ours else f"{type(error).__name__}: {first}"
 
 
-def _record_failure(job: TrainJob, tracker: Tracker | None, reason: str) -> None:
-    result = RunResult(run_key=job.spec.run_key, status="failed", error=reason)
+def _record_failure(job: TrainJob, tracker: Tracker | None, failure: Failure, reason: str) -> None:
+    """In the store where it answers, and in result.json, from which the next sweep tells the store."""
+    error = describe(failure, reason)
+    result = RunResult(run_key=job.spec.run_key, status="failed", error=error, failure=failure)
     try:
         if tracker is not None:
-            tracker.fail(reason)
+            tracker.fail(failure, error)
+    except Exception as lost:
+        if classify(lost) not in (Failure.DATABASE_LOST, Failure.DISK_FULL):
+            raise
+        traceback.print_exc()
     finally:
         write_atomically(job.run_dir / RESULT, result.to_json())
 
@@ -87,7 +103,7 @@ def _fit(job: TrainJob, device: torch.device, tracker: Tracker) -> RunResult:
     spec = job.spec
     corpus = _corpus(job)
     torch.manual_seed(spec.seed)
-    module = TrainingModule(build_model(spec.model), spec.optimizer, spec.steps)
+    module = TrainingModule(build_model(spec.model), spec.optimizer, spec.steps, job.micro_batch)
     held_out = torch.from_numpy(
         validation_windows(corpus.validation, spec.context_length, spec.validation_tokens)
     )
@@ -97,12 +113,26 @@ def _fit(job: TrainJob, device: torch.device, tracker: Tracker) -> RunResult:
     checkpoint.parent.mkdir(exist_ok=True)
     resume = ResumePoint(checkpoint, job.checkpoint_every_s, spec.run_key, monitor)
     trainer = _trainer(job, device, [monitor, Validation(spec, held_out, monitor), resume])
-    resume_from = checkpoint if checkpoint.exists() else None
+    resume_from = checkpoint if _is_readable(checkpoint) else None
     trainer.fit(module, _Batches(stream, trainer), ckpt_path=resume_from, weights_only=True)
     result = _result(job, corpus, stream, device, monitor, tracker)
     final = {k: v for k, v in result.metrics().items() if k != "loss"}  # its history ends with it
     tracker.finish(final, _artifacts(job, module))
     return result
+
+
+def _is_readable(checkpoint: Path) -> bool:
+    """Whether there is a whole checkpoint. A damaged one is put aside, and the run starts at step 0."""
+    if not checkpoint.exists():
+        return False
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        aside = checkpoint.with_suffix(".unreadable")
+        checkpoint.replace(aside)
+        print(f"{aside}: cannot be read ({one_line(error)}); training starts at step 0", flush=True)
+        return False
+    return True
 
 
 def _corpus(job: TrainJob) -> Corpus:
@@ -216,7 +246,7 @@ def _artifacts(job: TrainJob, module: TrainingModule) -> list[Path]:
 @contextmanager
 def _alone(run_dir: Path) -> Iterator[None]:
     """Hold the run's folder; the kernel lets go of it on any death."""
-    lock = FileLock(run_dir / ".lock", timeout=0)
+    lock = FileLock(run_dir / ".lock", timeout=HANDOVER_S)
     try:
         lock.acquire()
     except Timeout as error:
@@ -233,14 +263,16 @@ def _signals_stop() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    words = {signal.SIGTERM: "stopped by SIGTERM", TIME_IS_UP: "stopped at its time limit"}
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise StoppedError(words[signal.Signals(number)])
+        raise StoppedError(*STOPPING[signal.Signals(number)])
 
-    previous = {number: signal.signal(number, stop) for number in words}
+    previous = {number: signal.signal(number, stop) for number in STOPPING}
+    with suppress(OSError, ValueError):  # a standard error that is no file, as in tests
+        faulthandler.register(NO_PROGRESS, chain=True)
     try:
         yield
     finally:
+        faulthandler.unregister(NO_PROGRESS)
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -2,21 +2,27 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from xlstm.run_spec import canonical_json
+from xlstm.training.failures import Failure, classify, describe
 from xlstm.training.files import write_atomically
 from xlstm.training.job import ATTEMPT, TrainJob
 from xlstm.training.optimizer import learning_rate
 
+T = TypeVar("T")
+
 FLUSH_EVERY_S = 15.0
 """A transaction costs tens of milliseconds on SQLite, so metrics wait for company."""
+PATIENCE_S = 60.0
+"""A store that does not answer for longer than this fails the run; meanwhile training goes on."""
 MAX_BATCH = 1000
 """MLflow's limit of metrics in one request."""
 
@@ -32,6 +38,7 @@ class Tracker:
         self._metrics: list[Metric] = []
         self._sent = 0
         self._last_flush = time.monotonic()
+        self._last_answer = time.monotonic()
 
     @classmethod
     def start(cls, job: TrainJob, tags: dict[str, str]) -> "Tracker":
@@ -40,19 +47,22 @@ class Tracker:
         An earlier attempt that died without a word is closed first; the caller holds the run's lock.
         """
         client = MlflowClient(job.tracking_uri)
-        experiment_id = _experiment(client, job)
-        close_dead_attempt(job, "KILLED", "its process died before it could say why")
+        experiment_id = insist(lambda: _experiment(client, job))
+        close_dead_attempt(job, "KILLED", Failure.KILLED, "its process died before it could say why")
         own = {
             "isoflop.run_key": job.spec.run_key,
             "isoflop.run_name": job.run_name,
             "isoflop.arch": job.spec.model.arch,
             "isoflop.spec": canonical_json(job.spec),
             "isoflop.data_hash": job.spec.data.content_hash,
+            "isoflop.attempt": str(job.attempt),
+            "isoflop.micro_batch": str(job.micro_batch or job.spec.batch_size),
         }
-        run = client.create_run(experiment_id, run_name=job.run_name, tags={**own, **tags, **job.tags})
+        tags = {**own, **tags, **job.tags}
+        run = insist(lambda: client.create_run(experiment_id, run_name=job.run_name, tags=tags))
         write_atomically(job.run_dir / ATTEMPT, run.info.run_id)
         parameters = [Param(key, str(value)) for key, value in flatten(asdict(job.spec)).items()]
-        client.log_batch(run.info.run_id, params=parameters)
+        insist(lambda: client.log_batch(run.info.run_id, params=parameters))
         return cls(job, client, run.info.run_id, experiment_id)
 
     def learning_rate(self, step: int) -> float:
@@ -63,15 +73,25 @@ class Tracker:
         now = time.time_ns() // 1_000_000
         self._metrics += [Metric(key, value, now, step) for key, value in metrics.items()]
         if time.monotonic() - self._last_flush >= FLUSH_EVERY_S:
-            self.flush()
+            self._try_to_flush()
 
     def flush(self) -> None:
         """Write what has gathered."""
-        waiting = self._metrics[self._sent :]
-        for start in range(0, len(waiting), MAX_BATCH):
-            self.client.log_batch(self.run_id, metrics=waiting[start : start + MAX_BATCH])
-        self._sent = len(self._metrics)
-        self._last_flush = time.monotonic()
+        while self._sent < len(self._metrics):
+            batch = self._metrics[self._sent : self._sent + MAX_BATCH]
+            self.client.log_batch(self.run_id, metrics=batch)
+            self._sent += len(batch)
+        self._last_flush = self._last_answer = time.monotonic()
+
+    def _try_to_flush(self) -> None:
+        """A store that is away gets the same metrics later; the error, once patience is at its end."""
+        try:
+            self.flush()
+        except Exception as error:
+            impatient = time.monotonic() - self._last_answer > PATIENCE_S
+            if classify(error) is not Failure.DATABASE_LOST or impatient:
+                raise
+            self._last_flush = time.monotonic()
 
     def history(self) -> list[list[Any]]:
         """All metrics of this run so far, for a checkpoint."""
@@ -87,16 +107,31 @@ class Tracker:
         # The newest point of the highest step is the run's value: a millisecond makes it the final one.
         last = max((m.timestamp for m in self._metrics), default=0) + 1
         self._metrics += [Metric(key, value, last, self.job.spec.steps) for key, value in metrics.items()]
-        self.flush()
+        insist(self.flush)
         for path in artifacts:
-            self.client.log_artifact(self.run_id, str(path))
-        self.client.set_terminated(self.run_id, "FINISHED")
+            insist(lambda path=path: self.client.log_artifact(self.run_id, str(path)))  # type: ignore[misc]
+        insist(lambda: self.client.set_terminated(self.run_id, "FINISHED"))
 
-    def fail(self, error: str) -> None:
-        """Keep the history, name the reason, say FAILED."""
-        self.client.log_batch(self.run_id, tags=[RunTag("isoflop.error", error)])
+    def fail(self, failure: Failure, error: str) -> None:
+        """Keep the history, name the kind and the reason, say FAILED."""
+        tags = [RunTag("isoflop.failure", failure), RunTag("isoflop.error", error)]
+        self.client.log_batch(self.run_id, tags=tags)
         self.flush()
         self.client.set_terminated(self.run_id, "FAILED")
+
+
+def insist(call: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
+    """The answer of the store; asks again, with growing pauses, while it is away and patience lasts."""
+    deadline = time.monotonic() + patience_s
+    pause = 0.5
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            if classify(error) is not Failure.DATABASE_LOST or time.monotonic() + pause > deadline:
+                raise
+        time.sleep(pause)
+        pause *= 2
 
 
 def flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -122,15 +157,16 @@ def _experiment(client: MlflowClient, job: TrainJob) -> str:
     return found.experiment_id
 
 
-def close_dead_attempt(job: TrainJob, status: str, error: str) -> None:
+def close_dead_attempt(job: TrainJob, status: str, failure: Failure, error: str) -> None:
     """End the MLflow run of the last attempt if it died without a word; for the holder of the run's lock."""
     attempt = job.run_dir / ATTEMPT
     if not attempt.exists():
         return
     client = MlflowClient(job.tracking_uri)
     run_id = attempt.read_text()
-    if client.get_run(run_id).info.status == "RUNNING":
-        client.set_tag(run_id, "isoflop.error", error)
+    if insist(lambda: client.get_run(run_id)).info.status == "RUNNING":
+        client.set_tag(run_id, "isoflop.failure", failure)
+        client.set_tag(run_id, "isoflop.error", describe(failure, error))
         client.set_terminated(run_id, status)
 
 
