@@ -1,88 +1,100 @@
-"""FLOPs and bytes of generating one token, by arXiv:2510.02228 (appendix), with two of its slips avoided.
+"""FLOPs of prefill and of generating one token, by arXiv:2510.02228 (appendix), with its slips avoided.
 
-- Its code counts the weights of a Transformer once in 100 steps; here every step reads them.
-- It scales the attention of a decode step by a causal factor; here a step attends to all that came before.
+- Its code scales the attention of a decode step by a causal factor and charges each generation for its
+  prompt; here a step attends to all that came before, and is charged for itself.
+- Its out-projection of attention is as wide as the key and value heads; here, as the query heads.
+
+Both stay available by name for comparison (`DecodeAccounting`). Norms and skips are counted in inference, and
+`num_kv_heads` counts a Transformer with grouped keys and values.
 """
 
-from dataclasses import dataclass
-
-from xlstm.accounting.parameters import count_parameters, parameters_by_part
-from xlstm.config import MLSTMConfig, ModelConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class BytesPerElement:
-    """Storage of the parts that a decode step moves; the defaults are the paper's."""
-
-    activations: int = 2
-    """The cache of keys and values too."""
-    weights: int = 2
-    state: int = 4
-    """C, n and m of the mLSTM."""
+from xlstm.accounting import cells
+from xlstm.accounting.conventions import (
+    PAPER_GENERATED,
+    PREFILL_CAUSAL_FACTOR,
+    TFLA_CAUSAL_FACTOR,
+    DecodeAccounting,
+)
+from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
 
 
-BYTES = BytesPerElement()
+def prefill_flops(
+    config: ModelConfig,
+    prompt_length: int,
+    *,
+    batch_size: int = 1,
+    num_kv_heads: int | None = None,
+    causal_factor: float | None = None,
+    accounting: DecodeAccounting = "every_step",
+) -> float:
+    """FLOPs to the first token: all blocks for the whole prompt, the head for its last token.
 
-
-def state_bytes(
-    config: ModelConfig, context_length: int, *, batch_size: int = 1, bytes_per: BytesPerElement = BYTES
-) -> int:
-    """What a sequence leaves behind: keys and values of `context_length` tokens, or the mLSTM states."""
-    rows = batch_size * config.num_blocks
+    `causal_factor` is the share of a quadratic matrix that is computed, by default 0.65 of T x T in attention
+    and 0.75 of a chunk in an mLSTM, which counts as in "tfla" at any chunk size.
+    """
+    T, blocks = prompt_length, config.num_blocks
     if isinstance(config, MLSTMConfig):
-        return rows * config.num_heads * _state_elements(config) * bytes_per.state
-    return rows * context_length * 2 * config.d_model * bytes_per.activations
+        factor = TFLA_CAUSAL_FACTOR if causal_factor is None else causal_factor
+        whole, rest = divmod(T, config.chunk_size)
+        K, V = config.head_dim_qk, config.head_dim_v
+        mixing = whole * cells.chunk_tfla(config.chunk_size, K, V, factor)
+        mixing += cells.chunk_tfla(rest, K, V, factor) if rest else 0
+        mixing *= config.num_heads
+    else:
+        factor = PREFILL_CAUSAL_FACTOR if causal_factor is None else causal_factor
+        mixing = factor * T * _attention_of_one(config, T)
+    around = T * blocks * block_flops(config, num_kv_heads=num_kv_heads, accounting=accounting)
+    return batch_size * (around + blocks * mixing + 2 * config.d_model * config.vocab_size)
 
 
-def decode_flops(config: ModelConfig, context_length: int, *, batch_size: int = 1) -> float:
-    """FLOPs of one new token for each sequence, `context_length` tokens being there already."""
+def decode_flops(
+    config: ModelConfig,
+    context_length: int,
+    *,
+    batch_size: int = 1,
+    num_kv_heads: int | None = None,
+    accounting: DecodeAccounting = "every_step",
+    generated: int = PAPER_GENERATED,
+) -> float:
+    """FLOPs of one new token for each sequence, `context_length` tokens being there already.
+
+    Under "paper", those of a prompt of that length and of `generated` tokens, over `generated`; an mLSTM
+    counts the same under both.
+    """
     d, V = config.d_model, config.vocab_size
-    around = 8 * d + 6 * d * config.ffn_dim + 2 * config.ffn_dim  # two norms, two skips, feed-forward
-    block = around + (_mlstm_step(config) if isinstance(config, MLSTMConfig) else 0)
-    if not isinstance(config, MLSTMConfig):
-        seen = context_length + 1
-        block += 8 * d * d + seen * (4 * d + 5 * config.num_heads)
+    block = block_flops(config, num_kv_heads=num_kv_heads, accounting=accounting)
+    if isinstance(config, MLSTMConfig):
+        block += config.num_heads * cells.recurrent_step(config.head_dim_qk, config.head_dim_v)
+    elif accounting == "paper":
+        return batch_size * _paper_decode(config, block, context_length, generated)
+    else:
+        block += _attention_of_one(config, context_length + 1)
     return batch_size * (config.num_blocks * block + 3 * d + 2 * d * V)
 
 
-def decode_bytes(
-    config: ModelConfig, context_length: int, *, batch_size: int = 1, bytes_per: BytesPerElement = BYTES
-) -> int:
-    """Bytes moved by the same step: weights once, activations, and the state read and written.
-
-    Of the cache, the keys and values of `context_length` tokens are read and those of one are written.
-    """
-    d, V, b = config.d_model, config.vocab_size, bytes_per
-    weights = count_parameters(config) - parameters_by_part(config).embedding
-    if isinstance(config, MLSTMConfig):
-        state = 2 * state_bytes(config, 0, batch_size=batch_size, bytes_per=b)
-    else:
-        state = state_bytes(config, context_length + 1, batch_size=batch_size, bytes_per=b)
-    activations = config.num_blocks * _activation_elements(config) + 2 * d + V
-    embedding = d
-    return weights * b.weights + state + batch_size * (activations + embedding) * b.activations
-
-
-def _state_elements(config: MLSTMConfig) -> int:
-    return config.head_dim_qk * config.head_dim_v + config.head_dim_qk + 1
-
-
-def _mlstm_step(config: MLSTMConfig) -> float:
-    """Projections, gates, head norm and cell of one token, all heads."""
-    d, n, K, V = config.d_model, config.num_heads, config.head_dim_qk, config.head_dim_v
-    projections = 2 * d * n * (2 * K + V) + 2 * d * n + 2 * n
-    output = 2 * d * n * V + n * V + 3 * n * V + 2 * d * n * V
-    cell = 9 + 4 * K * V + 6 * K + V + 3 + 2 * V * K + K
-    return projections + output + n * cell
-
-
-def _activation_elements(config: ModelConfig) -> int:
-    """Elements in and out of the layers of one block, one token."""
+def block_flops(
+    config: ModelConfig, *, num_kv_heads: int | None = None, accounting: DecodeAccounting = "every_step"
+) -> float:
+    """Everything in a block but the sequence mixing, one token: maps, gates, two norms and two skips."""
     d, n = config.d_model, config.num_heads
-    around = 2 * d + 3 * (d + config.ffn_dim)
-    if not isinstance(config, MLSTMConfig):
-        return around + (d + 3 * d) + 2 * d
-    K, V = config.head_dim_qk, config.head_dim_v
-    layer = d + n * (2 * K + V) + 2 * (d + n) + (d + n * V) + n * V + (d + n * V)
-    cell = n * (2 * K + 2 * V + 2)
-    return around + layer + cell
+    around = 8 * d + 6 * d * config.ffn_dim + 2 * config.ffn_dim
+    if isinstance(config, MLSTMConfig):
+        K, V = config.head_dim_qk, config.head_dim_v
+        projections = 2 * d * n * (2 * K + V) + 2 * d * n + 2 * n
+        return around + projections + 2 * d * n * V + n * V + 3 * n * V + 2 * d * n * V
+    n_kv = n if num_kv_heads is None else num_kv_heads
+    head = config.head_dim
+    heads_out = n_kv if accounting == "paper" else n
+    return around + 2 * d * head * (n + 2 * n_kv) + 2 * d * head * heads_out
+
+
+def _attention_of_one(config: TransformerConfig, seen: int) -> float:
+    """One query of every head against `seen` keys: scores, softmax at 5 a score, weighted sum."""
+    return seen * (4 * config.d_model + 5 * config.num_heads)
+
+
+def _paper_decode(config: TransformerConfig, block: float, prompt: int, generated: int) -> float:
+    scores = prompt * generated + generated * (generated + 1) / 2
+    attention = PREFILL_CAUSAL_FACTOR * _attention_of_one(config, 1) * scores
+    head = 2 * config.d_model * config.vocab_size * (generated + 1)
+    return (config.num_blocks * ((prompt + generated) * block + attention) + head) / generated

@@ -1,24 +1,21 @@
 """Training FLOPs by the formulas of arXiv:2510.02228 (appendix).
 
-A multiply-add is two, an elementary function (exp, log, sigmoid, max, abs, mask) one. Embedding look-ups,
-norms and skip connections are not counted. The backward pass counts twice the forward pass, in every part.
+Embedding look-ups, norms and skip connections are not counted. The conventions have names, see
+`xlstm.accounting.conventions`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Literal
 
+from xlstm.accounting import cells
+from xlstm.accounting.conventions import (
+    BACKWARD_FACTOR,
+    BACKWARD_MIXING_FACTOR,
+    BackwardMode,
+    MixingMode,
+    mixing_mode,
+)
 from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
-
-MixingMode = Literal["distill_scaling", "chinchilla", "first", "tfla"]
-"""How the sequence mixing is counted.
-
-Attention: "distill_scaling" (default) the causal half, "chinchilla" all T^2. mLSTM: "first" (default) and
-"tfla", two counts of the chunkwise form, within 6e-5 of each other over the models of the paper.
-"""
-
-BACKWARD_FACTOR = 2
-TFLA_CAUSAL_FACTOR = 0.75
-"""Share of an L x L matrix that the "tfla" count takes as computed where L exceeds a tile of 64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +41,27 @@ class ForwardFlops:
 
 
 def forward_flops(
-    config: ModelConfig, context_length: int, *, mode: MixingMode | None = None
+    config: ModelConfig,
+    context_length: int,
+    *,
+    mode: MixingMode | None = None,
+    causal_factor: float | None = None,
+    ffn_dim: float | None = None,
 ) -> ForwardFlops:
     """FLOPs of one sequence of `context_length` tokens, forward, by part.
 
     Where the context is no multiple of the chunk size, the last chunk is counted at the length it has.
-    ValueError where `mode` is one of the other architecture.
+    `causal_factor` replaces the share of a quadratic matrix that "tfla" and "parallel" take as computed.
+    `ffn_dim` replaces the width of the feed-forward layer: the paper's grids are counted with 2.667 d_model
+    before it is rounded. ValueError where `mode` is one of the other architecture.
     """
     T, d, blocks = context_length, config.d_model, config.num_blocks
     if T < 1:
         raise ValueError(f"context_length = {T}: must be positive")
+    mode = mixing_mode(config, mode)
+    ffn = config.ffn_dim if ffn_dim is None else ffn_dim
     if isinstance(config, MLSTMConfig):
-        mixing = config.num_heads * _cells(config, T, mode)
+        mixing = config.num_heads * _cells(config, T, mode, causal_factor)
         width = config.num_heads * (2 * config.head_dim_qk + 2)  # queries, keys and two gates
         projections, output_gate = 2 * T * d * (width + 3 * d), T * d
     else:
@@ -63,58 +69,77 @@ def forward_flops(
     return ForwardFlops(
         projections=blocks * projections,
         mixing=blocks * mixing,
-        ffn=blocks * 6 * T * d * config.ffn_dim,
+        ffn=blocks * 6 * T * d * ffn,
         logits=2 * T * d * config.vocab_size,
-        elementwise=blocks * (output_gate + 2 * T * config.ffn_dim),
+        elementwise=blocks * (output_gate + 2 * T * ffn),
     )
 
 
+def backward_flops(
+    config: ModelConfig,
+    context_length: int,
+    *,
+    mode: MixingMode | None = None,
+    backward: BackwardMode = "twice_forward",
+    ffn_dim: float | None = None,
+) -> float:
+    """FLOPs of one sequence, backward, under a named convention.
+
+    ValueError for "tfla" on a Transformer: it counts the kernels of the mLSTM.
+    """
+    forward = forward_flops(config, context_length, mode=mode, ffn_dim=ffn_dim)
+    if backward == "twice_forward":
+        return BACKWARD_FACTOR * forward.total
+    if backward == "mixing_2.5_forward":
+        mixing = BACKWARD_MIXING_FACTOR * forward.mixing
+    elif isinstance(config, MLSTMConfig):
+        T, heads, K = context_length, config.num_heads, config.head_dim_qk
+        layer = heads * _chunks(config, T, cells.chunk_backward) + cells.gate_gradients(T, heads, K)
+        mixing = config.num_blocks * layer
+    else:
+        raise ValueError('backward = "tfla": counts the mLSTM\'s kernels; a Transformer has none of them')
+    return BACKWARD_FACTOR * (forward.linear + forward.elementwise) + mixing
+
+
 def training_flops(
-    config: ModelConfig, context_length: int, tokens: float, *, mode: MixingMode | None = None
+    config: ModelConfig,
+    context_length: int,
+    tokens: float,
+    *,
+    mode: MixingMode | None = None,
+    backward: BackwardMode = "twice_forward",
+    ffn_dim: float | None = None,
 ) -> float:
     """FLOPs of training on `tokens` tokens in sequences of `context_length`, forward and backward."""
-    forward = forward_flops(config, context_length, mode=mode).total
-    return (1 + BACKWARD_FACTOR) * forward * tokens / context_length
+    forward = forward_flops(config, context_length, mode=mode, ffn_dim=ffn_dim).total
+    if backward == "twice_forward":
+        return (1 + BACKWARD_FACTOR) * forward * tokens / context_length
+    back = backward_flops(config, context_length, mode=mode, backward=backward, ffn_dim=ffn_dim)
+    return (forward + back) * tokens / context_length
 
 
-def _attention(config: TransformerConfig, T: int, mode: MixingMode | None) -> float:
+def _attention(config: TransformerConfig, T: int, mode: MixingMode) -> float:
     """Scores, softmax and the weighted sum, all heads."""
     d, heads = config.d_model, config.num_heads
-    if mode in (None, "distill_scaling"):
+    if mode == "distill_scaling":
         return T * T * (2 * d + 2.5 * heads)
-    if mode == "chinchilla":
-        return T * T * (4 * d + 3 * heads)
-    raise ValueError(f'mode = {mode!r}: a Transformer is counted by "distill_scaling" or "chinchilla"')
+    return T * T * (4 * d + 3 * heads)
 
 
-def _cells(config: MLSTMConfig, T: int, mode: MixingMode | None) -> float:
-    """One head of the mLSTM over a sequence: whole chunks and the rest."""
+def _cells(config: MLSTMConfig, T: int, mode: MixingMode, causal_factor: float | None) -> float:
+    """One head of the mLSTM over a sequence."""
+    K, V = config.head_dim_qk, config.head_dim_v
+    if mode == "recurrent":
+        return T * cells.recurrent_step(K, V)
+    if mode == "parallel":
+        return cells.parallel(T, K, V) if causal_factor is None else cells.parallel(T, K, V, causal_factor)
+    if mode == "first":
+        return _chunks(config, T, cells.chunk_first)
+    return _chunks(config, T, lambda L, K, V: cells.chunk_tfla(L, K, V, causal_factor))
+
+
+def _chunks(config: MLSTMConfig, T: int, chunk: Callable[[int, int, int], float]) -> float:
+    """Whole chunks and the rest."""
     K, V, L = config.head_dim_qk, config.head_dim_v, config.chunk_size
-    if mode in (None, "first"):
-        chunk = _chunk_first
-    elif mode == "tfla":
-        chunk = _chunk_tfla
-    else:
-        raise ValueError(f'mode = {mode!r}: an mLSTM is counted by "first" or "tfla"')
     whole, rest = divmod(T, L)
     return whole * chunk(L, K, V) + (chunk(rest, K, V) if rest else 0)
-
-
-def _chunk_first(L: int, K: int, V: int) -> float:
-    triangle = 0.5 * L * (L + 1)
-    state_gates = triangle + 2 * L + (5 + 5 * L)
-    state = 2 * K * V + 4 * L * K * V + 3 * L * K + 2 * K + 4 * L * K
-    inner = triangle + L * L * (10 + 2 * K + 2 * V) + 2 * L
-    combined = 2 * L + 5 * L + 2 * L * V
-    return state_gates + state + inner + combined
-
-
-def _chunk_tfla(L: int, K: int, V: int) -> float:
-    triangle = 0.5 * L * (L + 1)
-    state_gates = 2 * L + triangle + 4 * L + 5
-    state = 2 * K * V + 2 * L * K * V + L * K + 2 * K + 2 * L * K
-    causal = TFLA_CAUSAL_FACTOR if L > 64 else 1
-    inner = causal * (L * L * (5 + 2 * K + 2 * V + 3) + 2 * L) + triangle + 2 * L
-    outer = 2 * L * K * V + 3 * L * K
-    combined = 2 * L * V + 4 * L
-    return state_gates + state + inner + outer + combined
