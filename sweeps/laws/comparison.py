@@ -9,7 +9,7 @@ from sweeps.laws.inputs import FlopFunction, Points
 from sweeps.laws.intervals import estimate
 from sweeps.laws.isoflop import IsoflopFit
 from sweeps.laws.optima import compute_for_loss, optima
-from sweeps.laws.predictions import grid_budgets, identified, law_and_params
+from sweeps.laws.predictions import grid_budgets, identified, law_and_params, on_line
 from sweeps.laws.settings import LawSettings
 from sweeps.laws.types import Comparison, LawFit
 
@@ -30,21 +30,39 @@ def compare(one: Side, two: Side, settings: LawSettings) -> list[Comparison]:
     """Comparisons at the budgets that both grids hold and at the targets.
 
     At a budget where both have a usable parabola these decide; elsewhere both parametric laws do, if
-    identified. The two architectures' draws are independent. Budgets where neither serves are left out.
+    identified, else the power laws of L* through both sides' vertices. The two architectures' draws are
+    independent. Budgets where none serves are left out.
     """
     shared = np.intersect1d(grid_budgets(one.points), grid_budgets(two.points))
     comparisons = []
     for budget in np.unique([*shared, *settings.target_budgets]):
-        found = _by_parabolas(one, two, float(budget), settings) or _by_laws(
-            one, two, float(budget), settings
-        )
+        asked = one, two, float(budget), settings
+        found = _by_vertices(*asked) or _by_laws(*asked) or _by_power_laws(*asked)
         if found is not None:
             comparisons.append(found)
     return comparisons
 
 
-def _by_parabolas(one: Side, two: Side, budget: float, settings: LawSettings) -> Comparison | None:
+def _by_vertices(one: Side, two: Side, budget: float, settings: LawSettings) -> Comparison | None:
     losses = [side.isoflop.at_vertex("loss", budget) if side.isoflop else None for side in (one, two)]
+    return _by_isoflop(one, two, budget, losses, settings, "isoflop parabolas")
+
+
+def _by_power_laws(one: Side, two: Side, budget: float, settings: LawSettings) -> Comparison | None:
+    fits = [side.isoflop.laws.get("loss") if side.isoflop else None for side in (one, two)]
+    losses = [None if fit is None else on_line(fit, budget) for fit in fits]
+    return _by_isoflop(one, two, budget, losses, settings, "isoflop power laws")
+
+
+def _by_isoflop(
+    one: Side,
+    two: Side,
+    budget: float,
+    losses: list[np.ndarray | None],
+    settings: LawSettings,
+    method: str,
+) -> Comparison | None:
+    """From each side's loss and its draws; what it is worth in FLOPs follows the worse side's loss law."""
     if losses[0] is None or losses[1] is None:
         return None
     first_is_better = losses[0][0] <= losses[1][0]
@@ -62,7 +80,7 @@ def _by_parabolas(one: Side, two: Side, budget: float, settings: LawSettings) ->
         low[:draws] - high[:draws],
         np.append(ratio, ratios),
         settings,
-        "isoflop parabolas",
+        method,
     )
 
 

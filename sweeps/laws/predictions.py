@@ -104,7 +104,7 @@ def _by_parabolas(
         vertex = {name: isoflop.at_vertex(name, budget) for name in _QUANTITIES}
         columns = {name: column for name, column in vertex.items() if column is not None}
         if not columns:
-            columns = {name: _on_line(isoflop.laws[name], budget) for name in _QUANTITIES}
+            columns = {name: on_line(isoflop.laws[name], budget) for name in _QUANTITIES}
             columns["D"] = _tokens(flops, columns["N"], budget)
         values = {
             name: estimate(column[0], column[1:], settings.level, isoflop.method)
@@ -116,7 +116,7 @@ def _by_parabolas(
     return predictions
 
 
-def _on_line(fit: PowerLawFit, budget: float) -> np.ndarray:
+def on_line(fit: PowerLawFit, budget: float) -> np.ndarray:
     """A power law's value and then its draws (1 + resamples,)."""
     return np.append(fit.law(budget), fit.draws_at(budget))
 
