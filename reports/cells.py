@@ -34,6 +34,8 @@ class Cell:
     href: str | None = None
     mark: str = ""
     """A CSS class: `bad`, `quiet`."""
+    owner: tuple[Literal["arch", "context"], str | int] | None = None
+    """What the row goes with when the reader switches it off."""
 
     @property
     def data(self) -> str | None:

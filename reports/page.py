@@ -3,9 +3,10 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime
 from functools import cache
+from importlib.resources import files
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,24 +17,33 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from reports import figures, numbers, tables
+from reports import figures, numbers, run_tables, tables
 from reports.answer import answer
 from reports.cells import Table, compact
+from reports.facts import conditions, data_facts, facts
 from reports.figures import CONFIG, Figure
 from reports.notices import notices
 from reports.palette import arch_color, arch_label, css_variables
 from reports.provenance import Provenance
-from reports.view import View, finished, make_view
+from reports.view import View, make_view
+from reports.whatif import what_if
 from sweeps.laws.types import Analysis
 
 
-def render(runs: pl.DataFrame, analysis: Analysis, provenance: Provenance) -> str:
-    """The report as HTML.
+def render(
+    runs: pl.DataFrame,
+    analysis: Analysis,
+    provenance: Provenance,
+    *,
+    curves: pl.DataFrame | None = None,
+) -> str:
+    """The report as HTML. `curves` holds training histories: run_key, D (tokens seen), loss.
 
     Raises `ValueError` where the run table lacks a column that identifies a run.
     """
-    view = make_view(runs, analysis, provenance)
+    view = make_view(runs, analysis, provenance, curves)
     drawn = draw(view)
+    panel = what_if(view)
     return _template().render(
         view=view,
         provenance=provenance,
@@ -43,18 +53,31 @@ def render(runs: pl.DataFrame, analysis: Analysis, provenance: Provenance) -> st
         figures=drawn,
         figure_data=_script_json(_vega(chain.from_iterable(drawn.values()))),
         tables=_tables(view),
+        conditions=conditions(view),
+        linked=view.runs["url"].count() > 0,
+        what_if=panel,
+        level=f"{100 * view.level:.3g}%" if view.analysis.settings.get("resamples") else "",
+        what_if_data=_script_json(panel),
         diagnostics=[(view.label(g), tables.diagnostics(g)) for g in view.groups],
         facts=facts(view),
         data_facts=data_facts(provenance),
         light=Markup(css_variables(len(view.budgets), dark=False)),
         dark=Markup(css_variables(len(view.budgets), dark=True)),
         vega=Markup(_vega_bundle()),
+        scripts={name: _script(name) for name in _SCRIPTS},
     )
 
 
-def write(path: Path, runs: pl.DataFrame, analysis: Analysis, provenance: Provenance) -> Path:
+def write(
+    path: Path,
+    runs: pl.DataFrame,
+    analysis: Analysis,
+    provenance: Provenance,
+    *,
+    curves: pl.DataFrame | None = None,
+) -> Path:
     """Renders into `path`: written beside it and renamed, so that a reader never meets half a report."""
-    page = render(runs, analysis, provenance)
+    page = render(runs, analysis, provenance, curves=curves)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -77,69 +100,17 @@ def _date(text: str) -> str:
     return f"{moment:%-d %b %Y, %H:%M} {moment.tzname() or ''}".strip()
 
 
-def facts(view: View) -> list[tuple[str, str]]:
-    """How the numbers came about, as names and values; what is not known is left out."""
-    made = view.provenance
-    seeds = sorted(set(view.runs["seed"].drop_nulls().to_list()))
-    done = view.runs.filter(finished())
-    trained = float(done["train_flops"].sum()) if made.train_flops is None else made.train_flops
-    devices = sorted(set(view.runs["device"].drop_nulls().to_list()))
-    known = {
-        "Sweep": made.sweep,
-        "Made": made.created_at,
-        "Source of the runs": made.source,
-        "Runs": f"{done.height} finished of {view.runs.height}",
-        "Training compute": f"{numbers.flops(trained)} FLOPs in all finished runs",
-        "Wall time": numbers.duration(made.wall_time_s) if made.wall_time_s is not None else "",
-        "Device": made.device or ", ".join(devices),
-        "Seeds": ", ".join(map(str, seeds)),
-        "Git revision": made.git_revision or "",
-        "Versions": ", ".join(f"{name} {version}" for name, version in made.versions.items()),
-        "Make it again": made.regenerate or "",
-    }
-    return [(name, value) for name, value in known.items() if value]
-
-
-def data_facts(provenance: Provenance) -> list[tuple[str, str]]:
-    """What the runs read; keys that are not known here are listed as they are."""
-    forms = {"bytes": numbers.size, "train_tokens": numbers.count, "val_tokens": numbers.count}
-    names = {
-        "name": "Corpus",
-        "hash": "Content hash",
-        "train_tokens": "Training tokens",
-        "val_tokens": "Validation tokens",
-        "unigram_loss": f"Unigram loss ({_unit(provenance)})",
-        "bytes_per_token": "Bytes a token",
-        "vocab_size": "Vocabulary",
-    }
-    return [
-        (names.get(key, key.replace("_", " ").capitalize()), _datum(value, forms.get(key)))
-        for key, value in provenance.data.items()
-        if value is not None
-    ]
-
-
-def _unit(provenance: Provenance) -> str:
-    return "nats per byte" if provenance.data.get("tokenizer") == "bytes" else "nats per token"
-
-
-def _datum(value: object, form: Any) -> str:
-    if form is not None and isinstance(value, int | float):
-        return f"{form(float(value))} ({value:,})"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_datum(entry, None)}" for key, entry in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(_datum(entry, None) for entry in value)
-    return numbers.plain(value)
-
-
 def draw(view: View) -> dict[str, list[Figure]]:
     """Figures by section; a section without figures has an empty list."""
     return {
         "isoflop": [figures.isoflop(view, context) for context in view.contexts],
+        "frontier": _present(figures.frontier(view, context) for context in view.contexts),
         "power_laws": _present(figures.power_laws(view, context) for context in view.contexts),
         "contexts": _present([figures.contexts(view)]),
         "comparison": _present([figures.comparison(view)]),
+        "contours": _present(figures.contours(view, context) for context in view.contexts),
+        "decode": _present(figures.decode_costs(view, context) for context in view.contexts[-1:]),
+        "curves": _present(figures.curves(view, context) for context in view.contexts),
         "surface": _present(figures.surface(view, context) for context in view.contexts),
         "baseline": _present([figures.baseline(view)]),
     }
@@ -157,8 +128,11 @@ def _tables(view: View) -> dict[str, Table | None]:
         tables.law_parameters,
         tables.fit_diagnostics,
         tables.comparisons,
-        tables.runs,
-        tables.failed_runs,
+        tables.context_laws,
+        tables.hold_out,
+        run_tables.runs,
+        run_tables.failed_runs,
+        run_tables.training_costs,
         tables.settings,
     )
     return {make.__name__: compact(table) if (table := make(view)).rows else None for make in makers}
@@ -170,7 +144,8 @@ def _vega(drawn: Iterable[Figure]) -> dict[str, Any]:
     datasets: dict[str, Any] = {}
     for figure in drawn:
         for i, panel in enumerate(figure.panels):
-            spec = panel.chart.properties(width="container").to_dict()
+            spec = panel.chart.to_dict(validate=False)
+            spec["width"] = "container"
             datasets |= spec.pop("datasets", {})
             for key in ("$schema", "config", "usermeta"):
                 spec.pop(key, None)
@@ -193,6 +168,14 @@ def _vega_bundle() -> str:
     if "</script" in bundle.lower():
         raise RuntimeError("the Vega bundle holds a closing script tag and cannot be inlined")
     return bundle
+
+
+_SCRIPTS = ("controls", "figures", "tables", "format", "laws", "whatif")
+
+
+def _script(name: str) -> Markup:
+    """One of our own scripts, to be written into the page."""
+    return Markup(files("reports").joinpath(f"templates/{name}.js").read_text(encoding="utf-8"))
 
 
 @cache

@@ -64,6 +64,11 @@ def arch_color(index: int) -> str:
     return var(f"arch-{index % len(_ARCH_LIGHT)}")
 
 
+def context_color(index: int) -> str:
+    """The colour of the context length at this place, ascending."""
+    return var(f"context-{index % len(_ARCH_LIGHT)}")
+
+
 def budget_color(index: int) -> str:
     """The colour of the budget at this place, ascending."""
     return var(f"budget-{index}")
@@ -77,6 +82,7 @@ def colors(n_budgets: int, *, dark: bool) -> Mapping[str, str]:
     return {
         **page,
         **{f"arch-{i}": value for i, value in enumerate(arch)},
+        **{f"context-{i}": value for i, value in enumerate(reversed(arch))},
         **{f"budget-{i}": value for i, value in enumerate(ramp)},
     }
 

@@ -1,7 +1,9 @@
 """Where a report's numbers come from: everything a reader needs to judge or regenerate them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from xlstm.config import ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,10 @@ class Provenance:
     train_flops: float | None = None
     """Training FLOPs of all finished runs together."""
     device: str | None = None
+    energy_kwh: float | None = None
+    """What the accelerators drew over all finished runs, where the tracker recorded their power."""
+    models: Sequence[ModelConfig] = ()
+    """The distinct models of the plan: what serving them costs follows from their shapes."""
     mlflow_url: str | None = None
     """Base address of the MLflow UI, `http://127.0.0.1:5000`; None leaves runs without links."""
     regenerate: str | None = None

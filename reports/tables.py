@@ -1,6 +1,7 @@
 """The report's tables: predictions, fits, comparisons, runs and the checks of the fits."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,22 +25,30 @@ from reports.cells import (
     yes,
 )
 from reports.palette import arch_label
-from reports.view import View, finished
-from sweeps.laws.types import GroupAnalysis, LawFit
+from reports.view import View
+from sweeps.laws.types import ContextLaw, GroupAnalysis, LawFit
 
 
-def _group_columns(view: View) -> tuple[Column, ...]:
-    """The context length has a column only where there are several."""
+def group_columns(view: View) -> tuple[Column, ...]:
+    """Columns that name a group. The context length has a column only where there are several."""
     return left("Architecture") + (right("Context") if len(view.contexts) > 1 else ())
 
 
-def _group_cells(view: View, arch: str | None, context_length: int | None) -> tuple[Cell, ...]:
-    context = (integer(context_length),) if len(view.contexts) > 1 else ()
-    return (Cell(arch_label(arch or "")), *context)
+def group_cells(view: View, arch: str | None, context_length: int | None) -> tuple[Cell, ...]:
+    """The cells under `group_columns`; the row goes with its architecture and context length."""
+    name = Cell(arch_label(arch or ""), owner=("arch", arch or ""))
+    if len(view.contexts) < 2:
+        return (name,)
+    return name, context_cell(context_length)
+
+
+def context_cell(context_length: int | None) -> Cell:
+    """The context length that a row goes with."""
+    return replace(integer(context_length), owner=("context", context_length or 0))
 
 
 def _of(view: View, group: GroupAnalysis) -> tuple[Cell, ...]:
-    return _group_cells(view, group.arch, group.context_length)
+    return group_cells(view, group.arch, group.context_length)
 
 
 def predictions(view: View) -> Table:
@@ -66,7 +75,7 @@ def predictions(view: View) -> Table:
         ),
         columns=(
             *right("Budget"),
-            *_group_columns(view),
+            *group_columns(view),
             *right("N*", "interval", "D*", "interval", "D*/N*", "L*", "interval"),
             *left("Method", "Extrapolated"),
         ),
@@ -99,7 +108,7 @@ def parabolas(view: View) -> Table:
             " power laws."
         ),
         columns=(
-            *_group_columns(view),
+            *group_columns(view),
             *right("Budget", "Runs", "N*", "interval", "D*", "interval", "L*", "interval", "rms", "Bias"),
             *left("Used"),
         ),
@@ -132,7 +141,7 @@ def power_laws(view: View) -> Table:
         key="power-laws",
         caption="Power laws of the optima: y = offset + prefactor (C / C_ref)^exponent, C in FLOPs.",
         columns=(
-            *_group_columns(view),
+            *group_columns(view),
             *left("y"),
             *right("Exponent", "interval", "Prefactor", "C_ref", "Offset", "Budgets"),
             *left("Interval by"),
@@ -161,7 +170,7 @@ def law_parameters(view: View) -> Table:
         key="law-parameters",
         caption=f"Coefficients of {'; '.join(formulas)}. Of each architecture the first fit answers.",
         columns=(
-            *_group_columns(view),
+            *group_columns(view),
             *left("Law", "Minimised", "Parameter"),
             *right("Value", "interval", "Runs"),
         ),
@@ -196,7 +205,7 @@ def comparisons(view: View) -> Table:
     rows = [
         (
             number(c.budget, numbers.flops),
-            *((integer(c.context_length),) if len(view.contexts) > 1 else ()),
+            *((context_cell(c.context_length),) if len(view.contexts) > 1 else ()),
             Cell(arch_label(c.better)),
             Cell(arch_label(c.other)),
             *estimate(c.loss_difference, lambda v: numbers.fixed(v, 4)),
@@ -222,90 +231,78 @@ def comparisons(view: View) -> Table:
     )
 
 
-_RUN_ORDER = ("context_length", "arch", "budget", "N")
-
-
-def runs(view: View) -> Table:
-    """Every run of the sweep, failed ones included."""
-    linked = ", each linked to its page in MLflow" if _mlflow_base(view) else ""
+def context_laws(view: View) -> Table:
+    """How the optima move with the context length, at each budget."""
+    symbols = {"N": "N*", "D": "D*", "loss": "L*"}
+    rows = [
+        (
+            Cell(arch_label(law.arch), owner=("arch", law.arch)),
+            number(law.budget, numbers.flops),
+            Cell(symbols[law.quantity]),
+            *estimate(law.exponent, lambda v: numbers.fixed(v, 3)),
+            *_at_contexts(view, law),
+        )
+        for law in view.analysis.context_laws
+    ]
     return Table(
-        key="runs",
+        key="context-laws",
+        caption="The optima against context length T: y is proportional to T^exponent at one budget.",
+        columns=(
+            *left("Architecture"),
+            *right("Budget"),
+            *left("y"),
+            *right("Exponent", "interval", *(f"T = {context:,}" for context in view.contexts)),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def _at_contexts(view: View, law: ContextLaw) -> tuple[Cell, ...]:
+    form = numbers.loss if law.quantity == "loss" else numbers.count
+    values = dict(zip(law.contexts, law.values, strict=True))
+    return tuple(number(values.get(context), form) for context in view.contexts)
+
+
+def hold_out(view: View) -> Table:
+    """The largest budget as the law predicts it from the smaller ones."""
+    found = [(group, row) for group in view.groups for row in _hold_outs(group)]
+    rows = [
+        (
+            *_of(view, group),
+            Cell(str(row["estimator"])),
+            number(row["cut"], numbers.flops),
+            integer(row["n_train"]),
+            integer(row["n_test"]),
+            *(number(row[name], _share) for name in ("error", "bias", "baseline_error")),
+            number(row["outside_D"], lambda v: f"{numbers.ratio(float(np.exp(v or 0.0)))} x"),
+        )
+        for group, row in found
+    ]
+    return Table(
+        key="hold-out",
         caption=(
-            f"All {view.runs.height} runs{linked}. C is the training compute that a run really spent (6 N D"
-            " where the table does not say); its error is against the budget."
+            "The law fitted without the largest budget, and how it predicts the runs of that budget: mean"
+            " error and bias of the loss, beside the error of guessing the best loss seen in training. The"
+            " last column says how much further out in tokens they lie."
         ),
         columns=(
-            *left("Run"),
-            *_group_columns(view),
-            *right("N", "D", "C", "Error", "Loss", "Bits a byte", "Steps", "Peak lr", "Time"),
-            *left("Status"),
+            *group_columns(view),
+            *left("Minimised"),
+            *right("Held out from", "Fitted", "Predicted", "Error", "Bias", "Trivial guess", "Beyond in D"),
         ),
-        rows=tuple(
-            _run_cells(view, row) for row in view.runs.sort(_RUN_ORDER, nulls_last=True).iter_rows(named=True)
-        ),
+        rows=tuple(rows),
     )
 
 
-def _run_cells(view: View, row: Mapping[str, Any]) -> tuple[Cell, ...]:
-    loss, bpb = row["loss"], row["bpb"]
-    if not numbers.known(bpb) and numbers.known(loss):
-        bpb = view.bits_per_byte(loss)
-    return (
-        _run_link(view, row),
-        *_group_cells(view, row["arch"], row["context_length"]),
-        number(row["N"], numbers.count),
-        number(row["D"], numbers.count),
-        number(row["train_flops"], numbers.flops),
-        number(row["gap"], lambda v: f"{numbers.fixed(100 * (v or 0.0), 1)}%"),
-        number(loss, lambda v: numbers.fixed(v, 4)) if numbers.known(loss) else Cell("none", mark="bad"),
-        number(bpb, lambda v: numbers.fixed(v, 3)),
-        integer(row["steps"]),
-        number(row["peak_lr"], lambda v: f"{v:.2g}"),
-        number(row["wall_time_s"], numbers.duration),
-        Cell(row["status"], mark="" if row["status"] == "finished" else "bad"),
-    )
+def _hold_outs(group: GroupAnalysis) -> list[Mapping[str, Any]]:
+    """The rows of a hold-out that could be made; a reason instead of them stands among the diagnostics."""
+    rows = as_rows(group.diagnostics.get("hold_out")) or []
+    needed = {"estimator", "cut", "n_train", "n_test", "error", "bias", "baseline_error", "outside_D"}
+    return [row for row in rows if needed <= row.keys()]
 
 
-def failed_runs(view: View) -> Table:
-    """Runs without a loss, each with its reason."""
-    failed = view.runs.filter(~finished()).sort(_RUN_ORDER, nulls_last=True)
-    return Table(
-        key="failed-runs",
-        caption="Runs that gave no loss, and why. The fits go on without them.",
-        columns=(
-            *left("Run"),
-            *_group_columns(view),
-            *right("Budget", "N"),
-            *left("Status", "Reason"),
-        ),
-        rows=tuple(
-            (
-                _run_link(view, row),
-                *_group_cells(view, row["arch"], row["context_length"]),
-                number(row["budget"], numbers.flops),
-                number(row["N"], numbers.count),
-                Cell(row["status"], mark="bad"),
-                Cell(row["error"] or _reason(row["status"])),
-            )
-            for row in failed.iter_rows(named=True)
-        ),
-    )
-
-
-def _reason(status: str) -> str:
-    return "its loss is not a finite number" if status == "finished" else "no reason was recorded"
-
-
-def _mlflow_base(view: View) -> str | None:
-    """The UI's address; anything but http(s) is not worth a link and might be a script."""
-    url = view.provenance.mlflow_url or ""
-    return url.rstrip("/") if url.startswith(("http://", "https://")) else None
-
-
-def _run_link(view: View, row: Mapping[str, Any]) -> Cell:
-    base, experiment, run = _mlflow_base(view), row["mlflow_experiment_id"], row["mlflow_run_id"]
-    linked = base and experiment and run
-    return Cell(row["run_name"], href=f"{base}/#/experiments/{experiment}/runs/{run}" if linked else None)
+def _share(value: float | None) -> str:
+    return f"{numbers.fixed(100 * value, 2)}%" if numbers.known(value) else ""
 
 
 _CHECKS = {

@@ -19,9 +19,12 @@ class View:
 
     runs: pl.DataFrame
     """The run table with every column of the schema (null where absent) and a name for each run. Beside them
-    `g` and `b`, the places of group and budget (-1 for none), and `gap`, (train_flops - budget) / budget."""
+    `g` and `b`, the places of group and budget (-1 for none), `gap`, (train_flops - budget) / budget, and
+    `url`, the run's page in MLflow (null where there is none)."""
     analysis: Analysis
     provenance: Provenance
+    curves: pl.DataFrame | None = None
+    """Training histories, thinned: `run_key`, `D` (tokens seen), `loss` (nats per token)."""
 
     @cached_property
     def archs(self) -> list[str]:
@@ -101,13 +104,21 @@ class View:
         """`nats per byte` where a token is a byte."""
         return "nats per byte" if self.provenance.data.get("tokenizer") == "bytes" else "nats per token"
 
+    @property
+    def level(self) -> float:
+        """The level of the intervals."""
+        level = self.analysis.settings.get("level", 0.95)
+        return float(level) if isinstance(level, int | float) else 0.95
+
     def bits_per_byte(self, loss: float) -> float | None:
         """A loss in nats per token as bits per byte, where the bytes of a token are known."""
         width = self.provenance.bytes_per_token
         return loss / np.log(2) / width if width else None
 
 
-def make_view(runs: pl.DataFrame, analysis: Analysis, provenance: Provenance) -> View:
+def make_view(
+    runs: pl.DataFrame, analysis: Analysis, provenance: Provenance, curves: pl.DataFrame | None = None
+) -> View:
     """Completes the run table and numbers its groups and budgets.
 
     Raises `ValueError` where a column that identifies a run is missing or is not a number.
@@ -128,13 +139,23 @@ def make_view(runs: pl.DataFrame, analysis: Analysis, provenance: Provenance) ->
         spent.alias("train_flops"),
         status=pl.col("status").fill_null("finished"),
         gap=spent / complete["budget"] - 1,
+        url=_urls(provenance),
     )
-    return View(numbered, analysis, provenance)
+    return View(numbered, analysis, provenance, curves)
 
 
 def _names() -> pl.Expr:
     """The run's name, else the start of its key, else its row in the table."""
     return pl.coalesce("run_name", pl.col("run_key").str.slice(0, 12), pl.format("row {}", "row"))
+
+
+def _urls(provenance: Provenance) -> pl.Expr:
+    """Anything but http(s) is not worth a link and might be a script."""
+    base = provenance.mlflow_url or ""
+    if not base.startswith(("http://", "https://")):
+        return pl.lit(None, dtype=pl.String)
+    parts = (f"{base.rstrip('/')}/#/experiments/", "mlflow_experiment_id", "/runs/", "mlflow_run_id")
+    return pl.concat_str(pl.lit(parts[0]), parts[1], pl.lit(parts[2]), parts[3])
 
 
 def finished() -> pl.Expr:

@@ -1,12 +1,13 @@
 """What it costs to serve an architecture: decode FLOPs a token as a function of N, from its own shapes."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from sweeps.laws.flop_curves import per_token_curve
 from sweeps.laws.inference_cost import ServingCost, decode_cost
-from xlstm.accounting import count_parameters, decode_flops
+from xlstm.accounting import count_parameters, decode_flops, state_bytes
 from xlstm.config import ModelConfig
 
 
@@ -24,3 +25,26 @@ def serving_cost(
     answer = np.array([decode_flops(config, middle) for config in configs])
     prompt = np.array([decode_flops(config, prompt_length // 2) for config in configs])
     return decode_cost(per_token_curve(N, answer + prompt * prompt_length / generated_length), tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeTerms:
+    """A decode step of each size as fixed + per_seen x (tokens seen before), in FLOPs; arrays (sizes,)."""
+
+    N: np.ndarray
+    fixed: np.ndarray
+    per_seen: np.ndarray
+    """What attention pays for each token in its cache; 0 for an mLSTM."""
+
+
+def decode_terms(configs: Sequence[ModelConfig]) -> DecodeTerms:
+    """The two terms of `decode_flops`, which is a straight line in the context, ascending in N."""
+    ordered = sorted(configs, key=count_parameters)
+    first, second = (np.array([decode_flops(config, seen) for config in ordered], float) for seen in (0, 1))
+    N = np.array([count_parameters(config) for config in ordered], dtype=float)
+    return DecodeTerms(N=N, fixed=first, per_seen=second - first)
+
+
+def decode_profile(config: ModelConfig, seen: Sequence[int]) -> tuple[list[float], list[int]]:
+    """FLOPs of one more token, and bytes of the sequence's state, after each number of tokens in `seen`."""
+    return [decode_flops(config, tokens) for tokens in seen], [state_bytes(config, tokens) for tokens in seen]

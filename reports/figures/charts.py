@@ -22,6 +22,8 @@ class Panel:
 
     title: str
     chart: Chart
+    arch: str | None = None
+    """The architecture that the panel shows alone: switched off, it takes the panel along."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,8 @@ class Figure:
     caption: str
     panels: tuple[Panel, ...]
     legend: tuple[Swatch, ...] = ()
+    context_length: int | None = None
+    """The context length that the figure shows alone."""
 
 
 CONFIG: dict[str, Any] = {
@@ -113,6 +117,11 @@ def dash(field: str) -> alt.StrokeDash:
     """Solid where the field is true, dashed where it is not."""
     scale = alt.Scale(domain=[True, False], range=[[1, 0], [5, 4]])
     return alt.StrokeDash(field, scale=scale, legend=None)
+
+
+def href() -> alt.Href:
+    """A click on a run opens its page in MLflow."""
+    return alt.Href("url:N")
 
 
 def tips(**formats: str) -> list[alt.Tooltip]:

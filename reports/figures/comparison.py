@@ -22,7 +22,7 @@ from reports.figures.charts import (
     neutral_line,
     six,
 )
-from reports.palette import arch_color, arch_label, var
+from reports.palette import arch_color, arch_label, context_color, var
 from reports.view import View, finished
 from sweeps.laws.types import Comparison
 
@@ -34,7 +34,7 @@ def comparison(view: View) -> Figure | None:
         return None
     first, second = (arch_label(arch) for arch in next(iter(pairs)))
     rows = [_row(view, c) for c in view.analysis.comparisons]
-    series = [(f"Context {c}", arch_color(i)) for i, c in enumerate(view.contexts)]
+    series = [(f"Context {c}", context_color(i)) for i, c in enumerate(view.contexts)]
     difference = _panel(rows, series, "gap", f"{first} minus {second} ({view.loss_unit})", neutral=0.0)
     ratio = _panel(rows, series, "ratio", f"FLOPs of the {second} over the {first}", neutral=1.0)
     return Figure(

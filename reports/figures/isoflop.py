@@ -16,6 +16,7 @@ from reports.figures.charts import (
     Swatch,
     color_scale,
     dash,
+    href,
     inline,
     layer,
     linear_y,
@@ -43,7 +44,9 @@ def isoflop(view: View, context_length: int) -> Figure:
     else:
         x = log_x("C", runs["train_flops"].to_list(), "Training compute C (FLOPs)", form="flops")
     y = linear_y("loss", loss, f"Validation loss ({view.loss_unit})")
-    panels = [Panel(title=view.label(group), chart=_panel(view, group, x, y)) for group in groups]
+    panels = [
+        Panel(title=view.label(group), chart=_panel(view, group, x, y), arch=group.arch) for group in groups
+    ]
     used = [b for b in view.budgets if any(same(p.budget, b) for g in groups for p in g.parabolas)]
     swatches = [
         Swatch(label=f"{numbers.flops(b)} FLOPs", color=budget_color(place(b, view.budgets))) for b in used
@@ -53,6 +56,7 @@ def isoflop(view: View, context_length: int) -> Figure:
         caption=_caption(view, groups),
         panels=tuple(panels),
         legend=tuple(swatches),
+        context_length=context_length,
     )
 
 
@@ -86,7 +90,7 @@ def _panel(view: View, group: GroupAnalysis, x: alt.X, y: alt.Y) -> Chart:
         alt.Chart(_runs_data(view))
         .transform_filter(f"datum.g === {view.groups.index(group)}")
         .mark_point(filled=True, size=42, opacity=0.9)
-        .encode(x=x, y=y, color=color, tooltip=_run_tips())
+        .encode(x=x, y=y, color=color, tooltip=_run_tips(), href=href())
     )
     curves = list(_curves(view, group))
     if not curves:
@@ -153,7 +157,7 @@ def _optimum_tips() -> list[alt.Tooltip]:
 
 def _runs_data(view: View) -> alt.InlineData:
     """One data set for every panel that draws runs, so that the page holds it once."""
-    columns = ["g", "b", "run_name", "N", "D", "train_flops", "loss", "peak_lr", "steps"]
+    columns = ["g", "b", "run_name", "N", "D", "train_flops", "loss", "peak_lr", "steps", "url"]
     done = view.runs.filter(finished()).select(columns).rename({"run_name": "run", "train_flops": "C"})
     return inline(
         [

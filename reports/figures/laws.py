@@ -46,6 +46,7 @@ def power_laws(view: View, context_length: int) -> Figure | None:
         ),
         panels=tuple(Panel(title=_TITLES[q] + where, chart=_law_panel(view, groups, q)) for q in _TITLES),
         legend=arch_legend(view, groups),
+        context_length=context_length,
     )
 
 

@@ -10,6 +10,7 @@ from reports.figures.charts import (
     Rows,
     arch_legend,
     arch_scale,
+    href,
     inline,
     layer,
     linear_y,
@@ -47,6 +48,7 @@ def surface(view: View, context_length: int) -> Figure | None:
             Panel(title=f"Residuals{where}", chart=_residuals(view, rows)),
         ),
         legend=arch_legend(view, groups),
+        context_length=context_length,
     )
 
 
@@ -69,7 +71,7 @@ def _cloud(view: View, rows: Rows, x: alt.X, y: alt.Y) -> alt.Chart:
     return (
         alt.Chart(inline(rows))
         .mark_point(filled=True, size=42, opacity=0.85)
-        .encode(x=x, y=y, color=arch_scale(view), shape=shape_scale(view), tooltip=_tips())
+        .encode(x=x, y=y, color=arch_scale(view), shape=shape_scale(view), tooltip=_tips(), href=href())
     )
 
 
@@ -92,6 +94,7 @@ def _residual_rows(view: View, group: GroupAnalysis) -> Rows:
             "observed": six(row["loss"]),
             "predicted": six(row["loss"] * np.exp(-residual)),
             "residual": six(100 * residual),
+            "url": row["url"],
         }
         for row, residual in zip(runs.iter_rows(named=True), residuals, strict=True)
         if np.isfinite(residual)

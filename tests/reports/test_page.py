@@ -85,11 +85,11 @@ def test_small(page: str):
 
 
 def test_one_vega_bundle_and_a_chart_for_every_panel(page: str, document: Document):
-    assert len(document.attributes("script")) == 2
+    assert len(document.attributes("script")) == 5
     panels = {a["id"] for a in document.attributes("div") if a.get("class") == "chart"}
     drawn = figure_data(page)
     assert set(drawn["charts"]) == panels
-    assert len(panels) == 10
+    assert len(panels) == 13
     named = set(re.findall(r'"name": "(data-\w+)"', json.dumps(drawn["charts"])))
     assert named == set(drawn["datasets"])
 
@@ -100,7 +100,7 @@ def test_runs_are_stored_once_for_all_panels(page: str):
 
 
 def test_every_figure_has_a_caption_and_a_text_alternative(document: Document):
-    assert len(document.attributes("figure")) == len(document.attributes("figcaption")) == 5
+    assert len(document.attributes("figure")) == len(document.attributes("figcaption")) == 7
     charts = [a for a in document.attributes("div") if a.get("class") == "chart"]
     assert all(a["role"] == "img" and len(a["aria-label"]) > 40 for a in charts)
 
@@ -193,7 +193,7 @@ def test_names_from_outside_cannot_break_the_page(runs: pl.DataFrame, analysis: 
     )
     text = render(hostile, replace(analysis, groups=(first, renamed), comparisons=compared), made)
     document = Document(text)
-    assert len(document.attributes("script")) == 2
+    assert len(document.attributes("script")) == 5
     assert not document.attributes("img")
     assert "javascript:x" not in text
     assert not any(name.startswith("on") for _, attributes in document.elements for name in attributes)
@@ -281,4 +281,4 @@ def test_published_isoflops():
     made = Provenance(sweep="llama 3", created_at="2026-11-24", source="run table llama3_isoflop.csv")
     text = render(table, analyse(table, LawSettings(resamples=40)), made)
     assert "At 1.0e22 FLOPs, the Transformer does best with" in Document(text).text
-    assert len(figure_data(text)["charts"]) == 6
+    assert len(figure_data(text)["charts"]) == 8
