@@ -5,7 +5,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 STATE   := $(or $(ISOFLOP_HOME),.isoflop)
 
-.PHONY: help setup sweep test ui down lint clean
+.PHONY: help setup sweep test browser ui down lint clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -28,6 +28,12 @@ sweep: setup ## plan, train, fit and report; PROFILE=quick unless told otherwise
 
 test: setup ## the tests
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+browser: setup ## Chromium for the tests of the report (root on Debian), and these tests
+	@command -v chromium > /dev/null || { \
+	  test "`id -u`" = 0 || { echo "no chromium here: install your distribution's package, then again" >&2; exit 2; }; \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium > /dev/null; }
+	@$(BIN)/python -m pytest -q -m browser
 
 ui: setup ## MLflow and Prefect in the browser, on loopback
 	@$(BIN)/isoflop ui
