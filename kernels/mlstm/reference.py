@@ -63,7 +63,7 @@ def mlstm_reference(
     """
     _check(q, k, v, i, f, initial_state, cu_seqlens, chunk_size)
     batch, length, heads, _ = q.shape
-    dtype = _compute_dtype(q, k, v, i, f)
+    dtype = compute_dtype(q, k, v, i, f)
     with torch.autocast(q.device.type, enabled=False):
         log_i, log_f = activate_gates(i.to(dtype), f.to(dtype), gate_soft_cap, input_gate)
         values = F.pad(v.to(dtype), (0, 1), value=1.0)
@@ -103,7 +103,7 @@ def mlstm_recurrent(
     input_gate: InputGate = "exp",
 ) -> Tensor | tuple[Tensor, State]:
     """The same function step by step, by `recurrent_step` and autograd: slow, and plain to see."""
-    dtype = _compute_dtype(q, k, v, i, f)
+    dtype = compute_dtype(q, k, v, i, f)
     (batch, length, heads, width), value_width = q.shape, v.shape[-1]
     state = initial_state or empty_state(batch, heads, width, value_width, dtype=dtype, device=q.device)
     outputs = []
@@ -134,7 +134,7 @@ def recurrent_step(
     Its gradients are autograd's, through m too: they differ from the above by what eps sees of m.
     """
     C, n, m = state
-    dtype = torch.promote_types(_compute_dtype(q, k, v, i, f), C.dtype)
+    dtype = torch.promote_types(compute_dtype(q, k, v, i, f), C.dtype)
     with torch.autocast(q.device.type, enabled=False):
         log_i, log_f = activate_gates(i.to(dtype), f.to(dtype), gate_soft_cap, input_gate)
         m_next = torch.maximum(log_f + m, log_i)
@@ -391,7 +391,8 @@ def _join_state(
     return torch.cat([C, n[..., None]], -1), m
 
 
-def _compute_dtype(*tensors: Tensor) -> torch.dtype:
+def compute_dtype(*tensors: Tensor) -> torch.dtype:
+    """float32, or float64 if any of the inputs is."""
     dtype = torch.float32
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels.backends import choose_backend
+from kernels.mlstm import reference_op  # noqa: F401 (registers the operator)
 from kernels.mlstm.reference import InputGate, State, mlstm_reference
 
 
@@ -47,6 +48,12 @@ def mlstm(
     if input_gate not in ("exp", "sigmoid"):
         raise ValueError(f'input_gate = {input_gate!r}: must be "exp" or "sigmoid"')
     if choose_backend(backend, q.device) == "reference":
+        if torch.compiler.is_compiling():
+            parts = initial_state or (None, None, None)
+            h, *final = torch.ops.isoflop.mlstm_reference(
+                q, k, v, i, f, *parts, cu_seqlens, eps, gate_soft_cap, input_gate, exact_norm, chunk_size
+            )
+            return (h, (final[0], final[1], final[2])) if return_final_state else h
         return mlstm_reference(
             q, k, v, i, f, initial_state=initial_state, cu_seqlens=cu_seqlens, return_final_state=return_final_state,
             eps=eps, gate_soft_cap=gate_soft_cap, input_gate=input_gate, exact_norm=exact_norm, chunk_size=chunk_size,
@@ -77,31 +84,39 @@ def _forward(
     sigmoid: bool,
     exact_norm: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """h, final C, n (empty unless wanted), m; then what the backward pass reads (`sequence_launch.Saved`)."""
-    from kernels.mlstm import sequence_launch
+    """h, final C, n (empty unless wanted), m; then what the backward pass reads (`sequence_shapes.Saved`)."""
     from kernels.mlstm.sequence_check import checked_config
+    from kernels.mlstm.sequence_launch import forward
+    from kernels.mlstm.sequence_shapes import Options
 
     q, k, v = (_contiguous_channels(x) for x in (q, k, v))
-    options = sequence_launch.Options(
-        eps=eps, gate_soft_cap=gate_soft_cap, sigmoid=sigmoid, exact_norm=exact_norm
-    )
-    initial = None if C0 is None or n0 is None or m0 is None else (C0.contiguous(), n0.contiguous(), m0.contiguous())
+    options = Options(eps=eps, gate_soft_cap=gate_soft_cap, sigmoid=sigmoid, exact_norm=exact_norm)
+    initial = None
+    if C0 is not None and n0 is not None and m0 is not None:
+        initial = (C0.contiguous(), n0.contiguous(), m0.contiguous())
     with _on_device(q):
-        config = checked_config(q, v)
-        h, (C, n, m), saved = sequence_launch.forward(
-            q, k, v, i, f, initial, cu_seqlens, want_state, options, config
-        )
+        config = checked_config(
+            q, v, packed=cu_seqlens is not None, starts=initial is not None, ends=want_state,
+            exact_norm=exact_norm,
+        )  # fmt: skip
+        h, (C, n, m), saved = forward(q, k, v, i, f, initial, cu_seqlens, want_state, options, config)
     empty = q.new_empty(0, dtype=torch.float32)
     return h, empty if C is None else C, torch.empty_like(empty) if n is None else n, m, *saved
 
 
 @_forward.register_fake
-def _(q, k, v, i, f, C0, n0, m0, cu_seqlens, want_state, *options):  # type: ignore[no-untyped-def]
-    from kernels.mlstm import sequence_launch
-    from kernels.mlstm.sequence_configs import candidates
+def _(
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, C0: Tensor | None, n0: Tensor | None,
+    m0: Tensor | None, cu_seqlens: Tensor | None, want_state: bool, eps: float, gate_soft_cap: float | None,
+    sigmoid: bool, exact_norm: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    from kernels.mlstm.sequence_check import checked_config
+    from kernels.mlstm.sequence_shapes import Shape
 
-    config = candidates(q.dtype)[0]
-    shape = sequence_launch.Shape.of(q, v, cu_seqlens, config)
+    config = checked_config(  # sizes of what is saved depend on it
+        q, v, packed=cu_seqlens is not None, starts=C0 is not None, ends=want_state, exact_norm=exact_norm
+    )
+    shape = Shape.of(q, v, cu_seqlens, config)
     C, n = shape.state(q) if want_state else (q.new_empty(0, dtype=torch.float32) for _ in range(2))
     m = q.new_empty(shape.sequences, shape.heads, dtype=torch.float32)
     return v.new_empty(v.shape), C, n, m, *shape.saved(q, config)
@@ -133,26 +148,31 @@ def _backward(
     exact_norm: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dq, dk, dv, di, df, dC0, dn0 (the last two empty without an initial state)."""
-    from kernels.mlstm import sequence_launch
     from kernels.mlstm.sequence_check import checked_config
+    from kernels.mlstm.sequence_launch import backward
+    from kernels.mlstm.sequence_shapes import Options, Saved
 
     q, k, v, dh = (_contiguous_channels(x) for x in (q, k, v, dh))
-    options = sequence_launch.Options(
-        eps=eps, gate_soft_cap=gate_soft_cap, sigmoid=sigmoid, exact_norm=exact_norm
-    )
+    options = Options(eps=eps, gate_soft_cap=gate_soft_cap, sigmoid=sigmoid, exact_norm=exact_norm)
     d_final = None if dC1 is None or dn1 is None else (dC1.contiguous(), dn1.contiguous())
-    saved = sequence_launch.Saved(C, n, rows, bounds, norms)
+    saved = Saved(C, n, rows, bounds, norms)
     with _on_device(q):
-        *gradients, dC0, dn0 = sequence_launch.backward(
-            dh, d_final, q, k, v, i, f, h, (C1, n1), has_initial, cu_seqlens, saved, options, checked_config(q, v)
-        )
+        *gradients, dC0, dn0 = backward(
+            dh, d_final, q, k, v, i, f, h, (C1, n1), has_initial, cu_seqlens, saved, options,
+            checked_config(
+                q, v, packed=cu_seqlens is not None, starts=has_initial, ends=C1.numel() > 0, exact_norm=exact_norm
+            ),
+        )  # fmt: skip
     empty = q.new_empty(0, dtype=torch.float32)
     dq, dk, dv, di, df = gradients
     return dq, dk, dv, di, df, empty if dC0 is None else dC0, torch.empty_like(empty) if dn0 is None else dn0
 
 
 @_backward.register_fake
-def _(dh, dC1, dn1, q, k, v, i, f, has_initial, cu_seqlens, h, *rest):  # type: ignore[no-untyped-def]
+def _(
+    dh: Tensor, dC1: Tensor | None, dn1: Tensor | None, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor,
+    has_initial: bool, cu_seqlens: Tensor | None, *rest: Any,
+) -> tuple[Tensor, ...]:  # fmt: skip
     rows = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     shape = (rows, *q.shape[2:]) if has_initial else (0,)
     dC0 = q.new_empty((*shape, v.shape[-1]) if has_initial else shape, dtype=torch.float32)
@@ -168,7 +188,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx: Any, dh: Tensor | None, dC: Tensor | None, dn: Tensor | None, *_: Any) -> tuple[Any, ...]:
+def _differentiate(
+    ctx: Any, dh: Tensor | None, dC: Tensor | None, dn: Tensor | None, *_: Any
+) -> tuple[Any, ...]:
     q, k, v, i, f, C0, n0, cu_seqlens, h, C, n, *saved = ctx.saved_tensors
     d_final: tuple[Tensor | None, Tensor | None] = (None, None)
     if ctx.want_state and (dC is not None or dn is not None):
@@ -192,7 +214,8 @@ def _autocast(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, *rest: Any)
     """Products in the dtype of autocast; gates and states stay in float32."""
     dtype = torch.get_autocast_dtype("cuda")
     with torch.autocast("cuda", enabled=False):
-        return torch.ops.isoflop.mlstm_forward(q.to(dtype), k.to(dtype), v.to(dtype), i.float(), f.float(), *rest)
+        q, k, v, i, f = q.to(dtype), k.to(dtype), v.to(dtype), i.float(), f.float()
+        return torch.ops.isoflop.mlstm_forward(q, k, v, i, f, *rest)
 
 
 def _contiguous_channels(x: Tensor) -> Tensor:
@@ -226,7 +249,8 @@ def _check(
         raise ValueError(f"heads of {width} and {v.shape[-1]} channels: the Triton kernels take at most 512")
     autocast = torch.is_autocast_enabled(q.device.type)
     if not autocast and (q.dtype not in _DTYPES or not q.dtype == k.dtype == v.dtype):
-        raise ValueError(f"q, k, v are {q.dtype}, {k.dtype}, {v.dtype}: must be one of float32, bfloat16, float16")
+        dtypes = f"{q.dtype}, {k.dtype}, {v.dtype}"
+        raise ValueError(f"q, k, v are {dtypes}: must be one of float32, bfloat16, float16")
     rows = batch
     if cu_seqlens is not None:
         rows = cu_seqlens.shape[0] - 1

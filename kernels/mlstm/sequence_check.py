@@ -1,93 +1,277 @@
-"""Which configuration of the sequence kernels may be used here: the first that has just given the right numbers.
+"""Which configuration of the sequence kernels may be used here: the first that has given the right numbers here.
 
-A Triton that the configurations were not written for may refuse to compile one, or miscompile it without a word. So
-the first use of a configuration for a dtype and a pair of head widths in a process runs a small problem forward and
-backward against the reference. One that fails is reported and the next is tried; when none is left, that is an error.
+A Triton that the configurations were not written for may abort the process that compiles one, compile it to what
+kills the device context, or miscompile it without a word. So a configuration is tried in a process of its own, on a
+random problem of the kind that is asked for (dtype, widths, packed documents, states, exact normaliser), forward and
+backward, against the reference in float64, several times with equal bits. The verdict is kept in memory, and on disk
+beside Triton's cache for the same kernels, compiler and device. A configuration that fails is reported and the next
+is tried; when none is left, that is an error.
+
+    python -m kernels.mlstm.sequence_check '{"config": "half-32x32", "dtype": "bfloat16", ...}'
+
+is such a process: it prints a line of JSON.
 """
 
+import hashlib
+import json
 import logging
-from concurrent.futures import ThreadPoolExecutor
+import math
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from kernels.backends import interpreted
-from kernels.mlstm import sequence_launch
-from kernels.mlstm.reference import mlstm_reference
+from kernels.mlstm.reference import State, mlstm_reference
 from kernels.mlstm.sequence_configs import SequenceConfig, candidates
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-2}
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-2}
 """Of a whole tensor, relative to its norm: far above rounding, far below what a wrong kernel does."""
 
-Key = tuple[str, torch.device, torch.dtype, int, int]
-_errors: dict[Key, float] = {}
+REPEATS = 3
+LIMIT_S = 300.0
+FAILED = float("inf")
 
 
-def checked_config(q: Tensor, v: Tensor) -> SequenceConfig:
-    """The configuration for tensors like q and v.
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What is tried. Kernels are compiled for each of these."""
+
+    config: str
+    dtype: str
+    width: int
+    value_width: int
+    packed: bool = False
+    """Documents in one row."""
+    starts: bool = False
+    """From an initial state."""
+    ends: bool = False
+    """With a final state, and a gradient of it."""
+    exact_norm: bool = True
+
+
+_verdicts: dict[tuple[Trial, torch.device], float] = {}
+
+
+def checked_config(
+    q: Tensor,
+    v: Tensor,
+    *,
+    packed: bool = False,
+    starts: bool = False,
+    ends: bool = False,
+    exact_norm: bool = True,
+) -> SequenceConfig:
+    """The configuration for tensors like q and v, which may be fake. In the interpreter, the first.
 
     Raises:
-        RuntimeError: no configuration passes, or a CUDA graph is being captured before any was checked.
+        RuntimeError: none passes, or a CUDA graph is being captured before any was tried.
     """
+    tried = []
     for config in candidates(q.dtype):
-        key = (config.name, q.device, q.dtype, q.shape[-1], v.shape[-1])
-        if key not in _errors:
-            _errors[key] = 0.0 if interpreted() else _check(config, key)
-        if _errors[key] <= TOLERANCE[q.dtype]:
+        if q.device.type != "cuda":
             return config
-    raise RuntimeError(f"no mLSTM kernel configuration gives right results here for {key[1:]}")
+        trial = Trial(
+            config=config.name, dtype=str(q.dtype).removeprefix("torch."), width=int(q.shape[-1]),
+            value_width=int(v.shape[-1]), packed=packed, starts=starts, ends=ends, exact_norm=exact_norm,
+        )  # fmt: skip
+        if _verdict(trial, q.device) <= TOLERANCE[trial.dtype]:
+            return config
+        tried.append(config.name)
+    raise RuntimeError(
+        f"no mLSTM kernel configuration gives right results here for {trial}: tried {', '.join(tried)}; "
+        'the log says why; backend="reference" needs none'
+    )
 
 
-def checked_errors() -> dict[Key, float]:
-    """What has been checked in this process, and its largest error; infinite where it did not run."""
-    return dict(_errors)
+def verdicts() -> dict[str, float]:
+    """What this process relies on or has refused, and the largest error of each; infinite where it did not run."""
+    return {f"{trial} on {device}": error for (trial, device), error in _verdicts.items()}
 
 
-def _check(config: SequenceConfig, key: Key) -> float:
-    _, device, dtype, width, value_width = key
-    if torch.cuda.is_current_stream_capturing():
-        raise RuntimeError("mLSTM kernels: run the model once before capturing a CUDA graph, so that they are checked")
+def _verdict(trial: Trial, device: torch.device) -> float:
+    key = (trial, device)
+    if key not in _verdicts:
+        path = _verdict_path(trial, device)
+        if path.exists():
+            _verdicts[key] = float(json.loads(path.read_text())["error"])
+        else:
+            if torch.cuda.is_current_stream_capturing():
+                raise RuntimeError(
+                    "mLSTM kernels: run the model once before capturing a CUDA graph, so that they are tried"
+                )
+            _verdicts[key] = _try(trial, device, path)
+    return _verdicts[key]
+
+
+def _try(trial: Trial, device: torch.device, path: Path) -> float:
+    """In a process of its own. What it finds is kept, unless it lacked time or memory."""
+    request = json.dumps(asdict(trial) | {"device": device.index or 0})
+    root = str(Path(__file__).parents[2])
+    paths = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    command = [sys.executable, "-m", "kernels.mlstm.sequence_check", request]
     try:
-        with ThreadPoolExecutor(1) as fresh:  # an operator's body excludes autograd, which the reference needs
-            error = fresh.submit(problem_error, config, device, dtype, width, value_width).result()
-    except Exception as problem:  # what a compiler raises is not one class
-        logger.warning("mLSTM kernels: configuration %s does not run: %s", config.name, str(problem)[-300:])
-        return float("inf")
-    if error > TOLERANCE[dtype]:
-        logger.warning("mLSTM kernels: configuration %s is wrong here by %.1e, not used", config.name, error)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=LIMIT_S, env=environment, check=False
+        )
+    except subprocess.TimeoutExpired:
+        logger.warning("mLSTM kernels: %s gave no answer in %.0f s, not used", trial, LIMIT_S)
+        return FAILED
+    if done.returncode != 0:
+        reason = (done.stderr.strip() or "no message")[-300:]
+        logger.warning("mLSTM kernels: %s ends with code %d, not used: %s", trial, done.returncode, reason)
+        if "out of memory" not in reason:
+            _keep(path, trial, FAILED)
+        return FAILED
+    error = float(json.loads(done.stdout.splitlines()[-1])["error"])
+    if error <= TOLERANCE[trial.dtype]:
+        logger.info("mLSTM kernels: %s, error %.1e", trial, error)
     else:
-        logger.info("mLSTM kernels: configuration %s, %s, heads %d/%d, error %.1e", *key[:1], dtype, *key[3:], error)
+        logger.warning("mLSTM kernels: %s is wrong here by %.1e, not used", trial, error)
+    _keep(path, trial, error)
     return error
 
 
-@torch.no_grad()
+def _keep(path: Path, trial: Trial, error: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(f".{os.getpid()}")
+    new.write_text(json.dumps({"trial": asdict(trial), "error": error}))
+    new.replace(path)
+
+
+def _verdict_path(trial: Trial, device: torch.device) -> Path:
+    """Named after everything that a verdict depends on."""
+    import triton
+
+    assembler = triton.knobs.nvidia.ptxas
+    sources = sorted(Path(__file__).parent.glob("sequence*.py"))
+    parts = [
+        repr(trial), repr(_named(trial)), torch.cuda.get_device_name(device), torch.__version__,
+        triton.__version__, str(assembler.version), *(source.read_text() for source in sources),
+    ]  # fmt: skip
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    return Path(triton.knobs.cache.dir) / "isoflop-mlstm" / f"{digest}.json"
+
+
+def _named(trial: Trial) -> SequenceConfig:
+    return next(c for c in candidates(getattr(torch, trial.dtype)) if c.name == trial.config)
+
+
 def problem_error(
-    config: SequenceConfig, device: torch.device, dtype: torch.dtype, width: int, value_width: int, length: int = 300
+    trial: Trial,
+    device: torch.device,
+    *,
+    config: SequenceConfig | None = None,
+    batch: int = 8,
+    heads: int = 8,
+    length: int = 450,
+    repeats: int = REPEATS,
 ) -> float:
-    """Largest relative error of h and the five gradients on a fresh random problem; infinite if any is not finite."""
-    generator = torch.Generator(device).manual_seed(length)
+    """Largest relative error of h, states and gradients; infinite if any is not finite or changes between runs.
 
-    def draw(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.randn(2, length, 2, *shape, generator=generator, device=device).to(dtype)
-
-    q, k, v, dh = (draw(w, dtype=dtype) for w in (width, width, value_width, value_width))
-    i, f = draw() - 4, draw() + 3
-    options = sequence_launch.Options(eps=1e-6, gate_soft_cap=None, sigmoid=False)
-    h, _, saved = sequence_launch.forward(q, k, v, i, f, None, None, False, options, config)
-    *ours, _, _ = sequence_launch.backward(
-        dh, None, q, k, v, i, f, h, None, False, None, saved, options, config
-    )
-    with torch.enable_grad():
-        inputs = [x.double().requires_grad_() for x in (q, k, v, i, f)]
-        expected = mlstm_reference(*inputs)
-        assert isinstance(expected, Tensor)
-        theirs = torch.autograd.grad(expected, inputs, dh.double())
-    errors = [_relative(a, b) for a, b in zip([h, *ours], [expected, *theirs], strict=True)]
+    `config`, if it is not in the table. Every sequence is cut into two segments, and its length has a tail.
+    """
+    config = config or _named(trial)
+    inputs, initial, cu_seqlens = _problem(trial, device, batch, heads, length)
+    results = []
+    for _ in range(repeats):
+        if device.type == "cuda":  # what is not written must not look right by chance
+            torch.full((2**26,), torch.nan, device=device)
+        results.append(_ours(trial, config, inputs, initial, cu_seqlens))
+    for again in results[1:]:
+        if not all(torch.equal(a, b) for a, b in zip(results[0], again, strict=True)):
+            return FAILED
+    expected = _expected(trial, inputs, initial, cu_seqlens)
+    errors = [_relative(a, b) for a, b in zip(results[0], expected, strict=True)]
     return max(errors)
 
 
+Inputs = tuple[Tensor, ...]
+"""q, k, v, i, f, and the gradients of h, C and n."""
+
+
+def _problem(
+    trial: Trial, device: torch.device, batch: int, heads: int, length: int
+) -> tuple[Inputs, State | None, Tensor | None]:
+    generator = torch.Generator(device).manual_seed(length)
+    dtype = getattr(torch, trial.dtype)
+    K, V, rows, cu_seqlens = trial.width, trial.value_width, batch, None
+    size = (batch, length, heads)
+    if trial.packed:
+        size = (1, batch * length, heads)
+        ends = [0, 1, *(length * n - 7 * n for n in range(2, batch)), batch * length]
+        cu_seqlens = torch.tensor(ends, device=device)
+        rows = len(ends) - 1
+
+    def draw(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.randn(*shape, generator=generator, device=device).to(dtype)
+
+    tokens = [draw(*size, width, dtype=dtype) for width in (K, K, V, V)]
+    states = [draw(rows, heads, K, V), draw(rows, heads, K)]
+    q, k, v, dh = tokens
+    initial = (draw(rows, heads, K, V), draw(rows, heads, K), draw(rows, heads)) if trial.starts else None
+    return (q, k, v, draw(*size) - 4, draw(*size) + 3, dh, *states), initial, cu_seqlens
+
+
+def _ours(
+    trial: Trial, config: SequenceConfig, inputs: Inputs, initial: State | None, cu_seqlens: Tensor | None
+) -> list[Tensor]:
+    from kernels.mlstm.sequence_launch import backward, forward
+    from kernels.mlstm.sequence_shapes import Options
+
+    q, k, v, i, f, dh, dC, dn = inputs
+    options = Options(eps=1e-6, gate_soft_cap=15.0, sigmoid=False, exact_norm=trial.exact_norm)
+    h, (C, n, m), saved = forward(
+        q, k, v, i, f, initial, cu_seqlens, trial.ends, options, config, cut=2
+    )
+    final, d_final = None, None
+    if C is not None and n is not None:
+        final, d_final = (C, n), (dC, dn)
+    *gradients, dC0, dn0 = backward(
+        dh, d_final, q, k, v, i, f, h, final, trial.starts, cu_seqlens, saved, options, config, cut=2
+    )
+    return [x for x in (h, m, C, n, *gradients, dC0, dn0) if x is not None]
+
+
+def _expected(
+    trial: Trial, inputs: Inputs, initial: State | None, cu_seqlens: Tensor | None
+) -> list[Tensor]:
+    with torch.enable_grad():
+        leaves = [x.double().requires_grad_() for x in inputs[:5]]
+        state: State | None = None
+        if initial is not None:
+            C0, n0, m0 = (x.double() for x in initial)
+            state = C0.requires_grad_(), n0.requires_grad_(), m0
+            leaves += [C0, n0]
+        h, (C, n, m) = mlstm_reference(
+            *leaves[:5], initial_state=state, cu_seqlens=cu_seqlens, return_final_state=True, gate_soft_cap=15.0,
+            exact_norm=trial.exact_norm,
+        )  # fmt: skip
+        outputs = [(h, inputs[5])] + ([(C, inputs[6]), (n, inputs[7])] if trial.ends else [])
+        grads = torch.autograd.grad([y for y, _ in outputs], leaves, [dy.double() for _, dy in outputs])
+    return [h, m, *([C, n] if trial.ends else []), *grads]
+
+
 def _relative(x: Tensor, reference: Tensor) -> float:
-    error = float((x.double() - reference).norm() / reference.norm())
-    return error if error == error else float("inf")
+    """Of what must be zero, the norm in a unit that tolerates none."""
+    reference = reference.detach()
+    error = float((x.double() - reference).norm() / reference.norm().clamp_min(1e-30))
+    return error if math.isfinite(error) else FAILED
+
+
+def main(request: str) -> None:
+    """Tries what the request says and prints its error, for the process that waits for it."""
+    fields = json.loads(request)
+    device = torch.device("cuda", fields.pop("device"))
+    with torch.cuda.device(device), torch.no_grad():
+        print(json.dumps({"error": problem_error(Trial(**fields), device)}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

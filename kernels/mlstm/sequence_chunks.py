@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def"
 """What is parallel over chunks: h, and the gradients of q, k and v.
 
 All four are one form, with the chunk's tokens as rows of A, B and X, W their L x L weights, and Z the state at a
@@ -16,7 +17,6 @@ import triton
 import triton.language as tl
 
 from kernels.mlstm.sequence_gates import NOTHING, chunk_span
-from kernels.mlstm.sequence_states import PARTS
 
 
 @triton.jit
@@ -55,10 +55,10 @@ def _two_products(
     z_sr: tl.constexpr, z_sd: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BR: tl.constexpr,
     BD: tl.constexpr, WITH_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A B^T (BM, BM) of the same tokens, A Z (BM, BD), and A n (BM, PARTS columns to be added): one pass over A."""
+    """A B^T (BM, BM) of the same tokens, A Z (BM, BD), and A n (BM) in float32: one pass over A."""
     scores = tl.zeros([BM, BM], tl.float32)
     carried = tl.zeros([BM, BD], tl.float32)
-    a_n = tl.zeros([BM, PARTS], tl.float32)
+    a_n = tl.zeros([BM], tl.float32)
     for r in range(0, D, BR):
         d = r + tl.arange(0, BR)
         a = _tokens(a_ptr, row, a_st, d, length, D, D % BR == 0)
@@ -67,8 +67,7 @@ def _two_products(
         scores = tl.dot(a, tl.trans(b), scores, input_precision=PRECISION)
         carried = tl.dot(a.to(z.dtype), z, carried, input_precision=PRECISION)
         if WITH_N:
-            n = tl.load(n_ptr + d[:, None] * PARTS + tl.arange(0, PARTS)[None, :])
-            a_n = tl.dot(a.to(n.dtype), n, a_n, input_precision=PRECISION)
+            a_n += tl.sum(a.to(tl.float32) * tl.load(n_ptr + d)[None, :], 1)
     return scores, carried, a_n
 
 
@@ -103,17 +102,17 @@ def outputs_kernel(
             tl.store(norms_ptr, tl.zeros([BM], tl.float32))
             tl.store(norms_ptr + plane, tl.zeros([BM], tl.float32))
         return
-    q_ptr += tl.multiple_of(batch.to(tl.int64) * q_sb, ALIGN) + start * q_st + head * q_sh
-    k_ptr += tl.multiple_of(batch.to(tl.int64) * k_sb, ALIGN) + start * k_st + head * k_sh
-    v_ptr += tl.multiple_of(batch.to(tl.int64) * v_sb, ALIGN) + start * v_st + head * v_sh
+    q_ptr += tl.multiple_of(batch.to(tl.int64) * q_sb, ALIGN) + start * q_st + head.to(tl.int64) * q_sh
+    k_ptr += tl.multiple_of(batch.to(tl.int64) * k_sb, ALIGN) + start * k_st + head.to(tl.int64) * k_sh
+    v_ptr += tl.multiple_of(batch.to(tl.int64) * v_sb, ALIGN) + start * v_st + head.to(tl.int64) * v_sh
     scores, h, q_n = _two_products(
-        q_ptr, q_st, k_ptr, k_st, C_ptr + chunk_head * KP * VP + v0, n_ptr + chunk_head * KP * PARTS, row, length,
+        q_ptr, q_st, k_ptr, k_st, C_ptr + chunk_head * KP * VP + v0, n_ptr + chunk_head * KP, row, length,
         VP, 1, K, BM, BR, BD, True, PRECISION,
     )  # fmt: skip
     w = tl.load(rows_ptr + plane + row)
     read = tl.load(rows_ptr + 2 * plane + row)
     scores *= _weights(tl.load(rows_ptr + row)[None, :], w[:, None], row[:, None], row[None, :])
-    norm = tl.sum(q_n, 1) * read + tl.sum(scores, 1)
+    norm = q_n * read + tl.sum(scores, 1)
     d_v = v0 + tl.arange(0, BD)
     v = _tokens(v_ptr, row, v_st, d_v, length, V, V % BD == 0)
     h = tl.dot(scores.to(v.dtype), v, h * read[:, None], input_precision=PRECISION)
@@ -144,12 +143,6 @@ def _sum_slices(ptr, stride, SLICES: tl.constexpr):
 
 
 @triton.jit
-def _joined(n_ptr, d):
-    """n from its parts."""
-    return tl.sum(tl.load(n_ptr + d[:, None] * PARTS + tl.arange(0, PARTS)[None, :]).to(tl.float32), 1)
-
-
-@triton.jit
 def _score_gradients(
     scores, inverse_norm, dr_ptr, t, weights, plane, QUERY: tl.constexpr, SLICES: tl.constexpr, EXACT: tl.constexpr
 ):  # fmt: skip
@@ -175,7 +168,7 @@ def _query_gradient(
     inverse_norm = tl.load(norms_ptr + row)
     dq *= inverse_norm[:, None]
     if EXACT:
-        dq += _sum_slices(dr_ptr + row, plane, SLICES)[:, None] * _joined(n_ptr, d)[None, :]
+        dq += _sum_slices(dr_ptr + row, plane, SLICES)[:, None] * tl.load(n_ptr + d)[None, :]
     dq *= tl.load(rows_ptr + 2 * plane + row)[:, None]
     weights = _weights(tl.load(rows_ptr + row)[None, :], w[:, None], row[:, None], row[None, :])
     scores = _score_gradients(scores, inverse_norm, dr_ptr, row, weights, plane, 0, SLICES, EXACT)
@@ -258,7 +251,7 @@ def _value_gradient(
 @triton.jit
 def _end_product(
     C_ptr, n_ptr, dC_ptr, dn_ptr, end_ptr, v0, k_limit, v_limit, dn_slice, scale,
-    k_stride: tl.constexpr, IN_PARTS: tl.constexpr, KP: tl.constexpr, VP: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
+    k_stride: tl.constexpr, KP: tl.constexpr, VP: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
     SLICES: tl.constexpr, WITH_DN: tl.constexpr,
 ):  # fmt: skip
     """A slice's share of <C, dC> + <n, dn> at the end of a chunk. C, n may be those of the next chunk or the final ones."""
@@ -270,10 +263,7 @@ def _end_product(
         C = tl.load(C_ptr + d_k[:, None] * k_stride + d_v[None, :], mask=mask, other=0).to(tl.float32)
         total += tl.sum(C * tl.load(dC_ptr + d_k[:, None] * VP + d_v[None, :]), 1)
         if WITH_DN:
-            if IN_PARTS:
-                n = _joined(n_ptr, d_k)
-            else:
-                n = tl.load(n_ptr + d_k, mask=d_k < k_limit, other=0)
+            n = tl.load(n_ptr + d_k, mask=d_k < k_limit, other=0)
             total += tl.where(v0 == 0, n, 0) * _sum_slices(dn_ptr + d_k, dn_slice, SLICES)
     tl.store(end_ptr, tl.sum(total, 0) * scale)
 
@@ -312,24 +302,24 @@ def gradients_kernel(
             end_at = ends_ptr + kind * plane + chunk_head
             if length > L:
                 _end_product(
-                    C_ptr + (chunk_head + H) * KP * VP, n_ptr + (chunk_head + H) * KP * PARTS, dC_ptr, dn_ptr, end_at,
-                    kind * BDV, KP, VP, plane * KP, scale, VP, True, KP, VP, BRK, BDV, SLICES, WITH_DN,
+                    C_ptr + (chunk_head + H) * KP * VP, n_ptr + (chunk_head + H) * KP, dC_ptr, dn_ptr, end_at,
+                    kind * BDV, KP, VP, plane * KP, scale, VP, KP, VP, BRK, BDV, SLICES, WITH_DN,
                 )  # fmt: skip
             elif HAS_END:
                 final = (sequence * H + head).to(tl.int64) * K
                 _end_product(
                     C1_ptr + final * V, n1_ptr + final, dC_ptr, dn_ptr, end_at,
-                    kind * BDV, K, V, plane * KP, scale, V, False, KP, VP, BRK, BDV, SLICES, WITH_DN,
+                    kind * BDV, K, V, plane * KP, scale, V, KP, VP, BRK, BDV, SLICES, WITH_DN,
                 )  # fmt: skip
             else:
                 tl.store(end_at, 0.0)
         return
     if m0 >= length:
         return
-    q_ptr += tl.multiple_of(batch.to(tl.int64) * q_sb, ALIGN) + start * q_st + head * q_sh
-    k_ptr += tl.multiple_of(batch.to(tl.int64) * k_sb, ALIGN) + start * k_st + head * k_sh
-    v_ptr += tl.multiple_of(batch.to(tl.int64) * v_sb, ALIGN) + start * v_st + head * v_sh
-    g_ptr += tl.multiple_of(batch.to(tl.int64) * g_sb, ALIGN) + start * g_st + head * g_sh
+    q_ptr += tl.multiple_of(batch.to(tl.int64) * q_sb, ALIGN) + start * q_st + head.to(tl.int64) * q_sh
+    k_ptr += tl.multiple_of(batch.to(tl.int64) * k_sb, ALIGN) + start * k_st + head.to(tl.int64) * k_sh
+    v_ptr += tl.multiple_of(batch.to(tl.int64) * v_sb, ALIGN) + start * v_st + head.to(tl.int64) * v_sh
+    g_ptr += tl.multiple_of(batch.to(tl.int64) * g_sb, ALIGN) + start * g_st + head.to(tl.int64) * g_sh
     out = (batch.to(tl.int64) * S + start) * H + head
     rows_ptr += chunk_head * L
     norms_ptr += chunk_head * L
@@ -339,7 +329,7 @@ def gradients_kernel(
     if kind < k_slices:
         _query_gradient(
             q_ptr, k_ptr, v_ptr, g_ptr, q_st, k_st, v_st, g_st, rows_ptr, norms_ptr, dr_ptr,
-            C_ptr + (chunk_head * KP + kind * BDK) * VP, n_ptr + chunk_head * KP * PARTS,
+            C_ptr + (chunk_head * KP + kind * BDK) * VP, n_ptr + chunk_head * KP,
             dq_ptr + out * K, H * K, dots_ptr, kind * BDK + tl.arange(0, BDK), m0, length, plane, scale,
             K, V, VP, BM, BRV, BDK, SLICES, EXACT, PRECISION,
         )  # fmt: skip

@@ -1,12 +1,47 @@
 """Block sizes of the sequence kernels: a short table and a rule, nothing tuned at run time.
 
-Every configuration that the rule can choose is in the table, is compiled and checked by a test on a GPU, and is checked
-once more in every process that uses it (`sequence_check`), since a new Triton may miscompile what an older one did not.
+What may be chosen is in the table, in the order in which it is tried, and nothing in it is used before it has given
+the right numbers on the machine at hand (`sequence_check`): a new Triton may miscompile what an older one did not.
+
+All have 4 warps: with 8, two groups of warps share the operands of a product, and a Triton before 3.8 may let the
+first that is done overwrite what the second still reads (triton-lang/triton, issue 11047).
 """
 
 from dataclasses import dataclass
 
 import torch
+
+WARPS = 4
+
+BUSY = 2
+"""Programs for each multiprocessor that a walk over the chunks should have, by cutting sequences into segments."""
+
+SHORTEST = 4
+"""Chunks of a segment, at least."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WalkBlocks:
+    """Of a walk over the chunks (`sequence_states`)."""
+
+    tile: tuple[int, int]
+    """Of C, at most: (BK, BV)."""
+    tokens: int
+    """Taken at a time, a divisor of the chunk."""
+    stages: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkBlocks:
+    """Of a kernel that is parallel over chunks (`sequence_chunks`)."""
+
+    rows: int
+    """Tokens of a chunk that one program owns, a divisor of the chunk."""
+    columns: int
+    """Channels of a result that it owns."""
+    reduce: int
+    """Channels taken at a time in its loop, a divisor of `columns`."""
+    stages: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,83 +53,49 @@ class SequenceConfig:
     """L: tokens of a chunk; states are stored once per chunk."""
     precision: str
     """Of a product of float32 operands; without effect on 16-bit ones."""
-    rows: int
-    """Tokens of a chunk that one program of `sequence_chunks` owns, a divisor of `chunk`."""
-    reduce: int
-    """Channels taken at a time in its loop."""
-    columns: int
-    """Channels of a result that it owns."""
-    output_warps: int
-    output_stages: int
-    output_registers: int | None
-    """Limit per thread, so that several programs share a multiprocessor and hide each other's waiting."""
-    gradient_warps: int
-    gradient_stages: int
-    gradient_registers: int | None
-    state_tile: int
-    """Largest side of a tile of C in `sequence_states`. Larger ones than 32 were faster but gave wrong numbers with
-    Triton 3.6.0 on an H200, so none is in the table."""
-    state_tokens: int
-    """Tokens taken at a time there, a divisor of `chunk`."""
-    state_stages: int
+    states: WalkBlocks
+    state_gradients: WalkBlocks
+    outputs: ChunkBlocks
+    gradients: ChunkBlocks
+
+
+def _half(name: str, states: tuple[int, int], state_gradients: tuple[int, int]) -> SequenceConfig:
+    chunks = ChunkBlocks(rows=64, columns=128, reduce=64, stages=3)
+    return SequenceConfig(
+        name=name,
+        chunk=128,
+        precision="tf32",
+        states=WalkBlocks(tile=states, tokens=64, stages=3),
+        state_gradients=WalkBlocks(tile=state_gradients, tokens=64, stages=3),
+        outputs=chunks,
+        gradients=chunks,
+    )
+
+
+def _single(name: str, chunk: int, precision: str, columns: int, stages: int) -> SequenceConfig:
+    walk = WalkBlocks(tile=(32, 32), tokens=32, stages=stages)
+    chunks = ChunkBlocks(rows=chunk, columns=columns, reduce=columns // 2, stages=stages)
+    return SequenceConfig(
+        name=name,
+        chunk=chunk,
+        precision=precision,
+        states=walk,
+        state_gradients=walk,
+        outputs=chunks,
+        gradients=chunks,
+    )
 
 
 HALF = (
-    SequenceConfig(
-        name="half-128",
-        chunk=128,
-        precision="tf32",
-        rows=64,
-        reduce=64,
-        columns=128,
-        output_warps=4,
-        output_stages=3,
-        output_registers=None,
-        gradient_warps=4,
-        gradient_stages=3,
-        gradient_registers=None,
-        state_tile=32,
-        state_tokens=64,
-        state_stages=3,
-    ),
+    _half("half-128x64", states=(128, 64), state_gradients=(64, 64)),
+    _half("half-64x64", states=(64, 64), state_gradients=(64, 64)),
+    _half("half-32x32", states=(32, 32), state_gradients=(32, 32)),
 )
-"""For bfloat16 and float16, in the order in which they are tried."""
+"""For bfloat16 and float16."""
 
 SINGLE = (
-    SequenceConfig(
-        name="single-64",
-        chunk=64,
-        precision="tf32x3",
-        rows=64,
-        reduce=32,
-        columns=64,
-        output_warps=4,
-        output_stages=2,
-        output_registers=None,
-        gradient_warps=4,
-        gradient_stages=2,
-        gradient_registers=None,
-        state_tile=32,
-        state_tokens=32,
-        state_stages=2,
-    ),
-    SequenceConfig(
-        name="single-32",
-        chunk=32,
-        precision="ieee",
-        rows=32,
-        reduce=16,
-        columns=32,
-        output_warps=4,
-        output_stages=1,
-        output_registers=None,
-        gradient_warps=4,
-        gradient_stages=1,
-        gradient_registers=None,
-        state_tile=32,
-        state_tokens=32,
-        state_stages=1,
-    ),
+    _single("single-64", chunk=64, precision="tf32x3", columns=64, stages=2),
+    _single("single-32", chunk=32, precision="ieee", columns=32, stages=1),
 )
 """For float32."""
 
@@ -112,12 +113,13 @@ def block_width(width: int, limit: int) -> int:
     return min(block, max(16, 1 << (width - 1).bit_length()))
 
 
-def state_tile(config: SequenceConfig, widths: tuple[int, int], heads: int, processors: int) -> tuple[int, int]:
-    """Tile (BK, BV) of C: as large as leaves a program for each multiprocessor, but at least 32 wide.
+def padded_width(width: int, config: SequenceConfig) -> int:
+    """Channels that states have in memory: whole blocks of every kernel."""
+    block = max(block_width(width, blocks.columns) for blocks in (config.outputs, config.gradients))
+    return (width + block - 1) // block * block
 
-    `heads` counts sequences times heads; `widths` are the padded ones.
-    """
-    tile = [block_width(width, config.state_tile) for width in widths]
-    while heads * (widths[0] // tile[0]) * (widths[1] // tile[1]) < processors and max(tile) > 32:
-        tile[tile[1] >= tile[0]] //= 2
-    return tile[0], tile[1]
+
+def segments(programs: int, chunks: int, processors: int) -> int:
+    """Into how many segments to cut sequences of `chunks` chunks, given the programs of a walk over whole ones."""
+    wanted = -(-BUSY * processors // programs)
+    return max(1, min(wanted, chunks // SHORTEST))

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def"
 """Gates of the sequence kernels: once per token and head, before and after all the matrix products.
 
 The scale m depends on the gates only, by a max-plus scan. With b the running sum of the log forget gates within a chunk
@@ -90,8 +91,8 @@ def _log_gates(
 ):  # fmt: skip
     """Log gates of a chunk in float64 and units of log 2. Padding writes nothing and forgets nothing."""
     inside = t < length
-    i_ptr += batch.to(tl.int64) * i_sb + start * i_st + head * i_sh
-    f_ptr += batch.to(tl.int64) * f_sb + start * f_st + head * f_sh
+    i_ptr += batch.to(tl.int64) * i_sb + start * i_st + head.to(tl.int64) * i_sh
+    f_ptr += batch.to(tl.int64) * f_sb + start * f_st + head.to(tl.int64) * f_sh
     i, _ = _capped(tl.load(i_ptr + t * i_st, mask=inside, other=0).to(tl.float64), cap, HAS_CAP)
     f, _ = _capped(tl.load(f_ptr + t * f_st, mask=inside, other=0).to(tl.float64), cap, HAS_CAP)
     if SIGMOID:
@@ -218,8 +219,8 @@ def gate_gradients_kernel(
     end = tl.load(ends_ptr + pid)
     for s in tl.static_range(1, ENDS):
         end += tl.load(ends_ptr + s * CH.to(tl.int64) + pid)
-    i_ptr += batch.to(tl.int64) * i_sb + start * i_st + head * i_sh
-    f_ptr += batch.to(tl.int64) * f_sb + start * f_st + head * f_sh
+    i_ptr += batch.to(tl.int64) * i_sb + start * i_st + head.to(tl.int64) * i_sh
+    f_ptr += batch.to(tl.int64) * f_sb + start * f_st + head.to(tl.int64) * f_sh
     i, i_slope = _capped(tl.load(i_ptr + t * i_st, mask=inside, other=0).to(tl.float64), cap, HAS_CAP)
     f, f_slope = _capped(tl.load(f_ptr + t * f_st, mask=inside, other=0).to(tl.float64), cap, HAS_CAP)
     if SIGMOID:
