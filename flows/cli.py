@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from flows import import_command
 from flows.fit_command import fit
 from flows.plan_table import print_plan
 from tasks import services
@@ -17,7 +18,7 @@ from tasks.doctor import examine
 from tasks.environment import enter
 from tasks.errors import UserError, user_errors
 from tasks.locks import sweeps_under_way
-from tasks.preparation import parse_override, plan_runs, prepare_data, read_spec, view_plan
+from tasks.preparation import json_schema, parse_override, plan_runs, prepare_data, read_spec, view_plan
 from tasks.state import State, open_state
 
 SHIPPED = ("quick", "gpu")
@@ -136,7 +137,14 @@ def doctor() -> None:
     raise typer.Exit(1 if faults else 0)
 
 
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a spec, so that an editor completes and checks it."""
+    print(json_schema())
+
+
 app.command("fit")(fit)
+app.add_typer(import_command.app, name="import")
 
 
 def _follow(

@@ -123,7 +123,7 @@ def _planned_columns(tags: dict[str, str]) -> dict[str, Any]:
         "arch": tags["isoflop.arch"],
         "context_length": spec["context_length"],
         **{
-            name: float(tags[f"isoflop.{name}"])
+            name: float(tags[f"isoflop.{name}"]) if f"isoflop.{name}" in tags else None
             for name in ("budget", "N", "N_non_embedding", "D", "train_flops")
         },
         **{name: spec[name] for name in ("seed", "batch_size", "steps")},

@@ -1,6 +1,6 @@
 """Published measurements of inference: time to first token and time of a step, in seconds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -38,7 +38,7 @@ _MILLISECONDS = {
 }
 
 
-def tables_in(data: Any) -> list[Mapping[str, Sequence[Any]]]:
+def tables_in(data: Any) -> list[Mapping[str, Any]]:
     """The tables of measurements of a pickle: a table, a dictionary of columns, or one of tables."""
     if frames.is_frame(data):
         data = {"": data}
@@ -54,7 +54,7 @@ def is_measurement(table: pl.DataFrame) -> bool:
     return _is_measured(set(table.columns))
 
 
-def measurements(columns: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
+def measurements(columns: Mapping[str, Any]) -> pl.DataFrame:
     """INFERENCE_SCHEMA, without the source: one row a measurement, null for what did not fit into memory.
 
     The authors measured twice: the table with `tpt` is "raw", the ones with a step time are what the "paper"

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import polars as pl
+
 from sweeps.published.wandb_runs import Curve, PublishedRun
 
 _COMPARED = ("loss", "train_loss", "num_params", "steps", "batch_size", "peak_lr")
@@ -47,6 +49,18 @@ def merge(runs: Sequence[PublishedRun]) -> list[MergedRun]:
         for run in merged.values()
         if run.fields.get("published_id") or not _reconstructed(run) or _shape(run.fields) not in with_id
     ]
+
+
+def superseded_keys(runs: pl.DataFrame) -> set[str]:
+    """Keys of runs without an id that a run with one replaces, of a table of PUBLISHED_SCHEMA.
+
+    It has the same name; or the same shape and length, where the one without an id is a reconstruction.
+    """
+    named = runs.filter(pl.col("published_id").is_not_null())
+    nameless = runs.filter(pl.col("published_id").is_null())
+    same_name = nameless.join(named, on="run_name", how="semi")
+    same_shape = nameless.filter(~pl.col("loss_exact")).join(named, on=list(_SHAPE), how="semi")
+    return {*same_name["run_key"], *same_shape["run_key"]}
 
 
 def _identity(fields: dict[str, Any], merged: dict[Key, MergedRun], by_name: dict[str, list[Key]]) -> Key:

@@ -84,7 +84,7 @@ def _groups(row: Mapping[str, Any]) -> dict[str, Any]:
 def model_config(fields: Mapping[str, Any]) -> ModelConfig:
     """The shape of a published run as a configuration; its feed-forward width by the authors' two rules."""
     d_model = int(fields["d_model"])
-    common = {
+    common: dict[str, Any] = {
         "vocab_size": int(fields["vocab_size"]),
         "d_model": d_model,
         "num_blocks": int(fields["num_blocks"]),
