@@ -12,11 +12,23 @@ from sweeps.gather import finished_runs
 from sweeps.laws.planning import describe_plan_quality
 from sweeps.laws.text import describe_plan
 from sweeps.plan import Plan, make_plan
-from sweeps.spec import SpecError, SweepSpec, Yaml12Loader, load_spec, parse_spec
-from tasks.devices import slots
+from sweeps.spec import SpecError, SweepSpec, Yaml12Loader, json_schema, load_spec, parse_spec
+from tasks.devices import device_kind, machine, runs_at_once
 from tasks.provenance import corpus_facts
 from tasks.state import State, write_atomically
 from xlstm.data import Corpus, prepare_corpus
+
+__all__ = [
+    "PlanView",
+    "finished_keys",
+    "json_schema",
+    "parse_override",
+    "plan_runs",
+    "prepare_data",
+    "read_spec",
+    "save_plan",
+    "view_plan",
+]
 
 
 def read_spec(profile: str | Path, overrides: Mapping[str, Any] | None = None) -> SweepSpec:
@@ -98,15 +110,16 @@ def view_plan(spec: SweepSpec, state: State) -> PlanView:
     corpus = prepare_data(spec, state)
     plan = plan_runs(spec, corpus)
     done = finished_keys(state)
-    available = slots(spec.resources)
+    here = machine()
+    at_once = runs_at_once(spec.resources, here)
     left_s = sum(run.estimated_s for run in plan.runs if run.run_key not in done)
     meta = corpus.meta
     return PlanView(
         rows=plan.table.to_dicts(),
         train_flops=plan.train_flops,
-        estimated_s=left_s / len(available),
-        slots=len(available),
-        device=available[0].device.split(":")[0],
+        estimated_s=left_s / at_once,
+        slots=at_once,
+        device=device_kind(spec.resources, here),
         cached=sum(run.run_key in done for run in plan.runs),
         corpus=f"{meta.name}, {meta.tokenizer}: {meta.train.tokens:,} training tokens from"
         f" {meta.train.documents:,} files, unigram loss {meta.unigram_entropy:.3f} nats per token",

@@ -187,6 +187,15 @@ def test_the_doctor_names_what_is_wrong(isoflop: Isoflop, tracked: State) -> Non
     assert said["mlflow.db"].startswith(f"{tracked.tracking_db}: is no MLflow database")
 
 
+def test_the_schema_is_what_editors_read(isoflop: Isoflop, home: Path, tiny: Path) -> None:
+    code, out, error = isoflop("schema")
+    assert (code, error) == (0, "")
+    schema = json.loads(out)
+    assert yaml.safe_load(tiny.read_text()).keys() <= schema["properties"].keys()
+    assert not schema["additionalProperties"]
+    assert not home.exists()
+
+
 def test_nothing_to_stop_is_no_error(isoflop: Isoflop, home: Path) -> None:
     assert isoflop("down") == (0, "nothing was running\n", "")
 
