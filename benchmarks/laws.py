@@ -36,8 +36,8 @@ POINTS = Path(__file__).resolve().parents[2] / "shared" / "data" / "laws" / "chi
 PEERS = ("chinchilla", "vpnls-grid", "vpnls-scipy")
 LIMIT_S = 900
 """A contender that takes longer is stopped."""
-CHECK_EVERY = 100
-"""Every hundredth of our resamples is polished by scipy."""
+CHECK_EVERY = 200
+"""Every two-hundredth of our resamples is polished by scipy."""
 LIBRARIES = ("numpy", "scipy", "polars", "chinchilla", "vpnls")
 
 

@@ -23,7 +23,8 @@ def _header(result: Row) -> str:
     return f"""# Scaling-law fits, {result["n_points"]} Chinchilla points, {result["resamples"]:,} resamples
 
 {result["date"]}; Python {result["python"]}, {versions}; {result["processor"]}, one core of
-{load["cores"]} and one thread for each contender; load average {load["first"]:.1f} at the start, {load["highest"]:.1f} at most.
+{load["cores"]} and one thread for each contender; load average {load["first"]:.1f} at the start,
+{load["highest"]:.1f} at most.
 
 Made by `{result["command"]}`. Objective: sum of Huber(1e-3) of the residuals of ln L. Every contender is
 a process of its own; imports are not timed. "~" marks an extrapolation, in proportion, from a part of the

@@ -20,6 +20,13 @@ Columns = Annotated[
 Units = Annotated[
     list[str] | None, typer.Option("--unit", metavar="NAME=UNIT", help="what a column counts, as N=M")
 ]
+Where = Annotated[
+    list[str] | None, typer.Option("--where", metavar="COLUMN=VALUE", help="only these rows of the file")
+]
+Profile = Annotated[
+    list[str] | None, typer.Option("--profile", metavar="QUANTITY", help="its profile likelihood too, as a")
+]
+Serve = Annotated[float, typer.Option(help="tokens to serve: the model of least training plus inference")]
 Arch = Annotated[str | None, typer.Option(help="architecture, where no column says it")]
 Context = Annotated[int | None, typer.Option("--context-length", help="context, where no column says it")]
 Out = Annotated[Path | None, typer.Option(help="folder of the results; NAME-laws by default")]
@@ -36,6 +43,9 @@ def fit(
     seed: int = 0,
     columns: Columns = None,
     units: Units = None,
+    where: Where = None,
+    profile: Profile = None,
+    serve: Serve = 0.0,
     arch: Arch = None,
     context_length: Context = None,
     out: Out = None,
@@ -51,6 +61,8 @@ def fit(
         level=level,
         targets=targets or [],
         seed=seed,
+        profile=profile or [],
+        serve=serve,
     )
     options: dict[str, Any] = {"arch": arch, "context_length": context_length, "out": out}
     found = fit_source(
@@ -58,6 +70,7 @@ def fit(
         settings,
         columns=parse_mapping(columns, "column"),
         units=parse_mapping(units, "unit"),
+        where=parse_mapping(where, "where"),
         command=shlex.join(["isoflop", *sys.argv[1:]]),
         **options,
     )

@@ -36,6 +36,7 @@ def fit_source(
     *,
     columns: Mapping[str, str] | None = None,
     units: Mapping[str, str] | None = None,
+    where: Mapping[str, str] | None = None,
     arch: str | None = None,
     context_length: int | None = None,
     out: Path | None = None,
@@ -48,7 +49,7 @@ def fit_source(
     wrong with the source.
     """
     started = time.time()
-    runs = _runs(source, columns or {}, units or {}, arch, context_length)
+    runs = _runs(source, columns or {}, units or {}, where or {}, arch, context_length)
     folder = out or Path(f"{_name(source)}-laws")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,6 +78,8 @@ def law_settings(
     level: float,
     targets: Sequence[float],
     seed: int,
+    profile: Sequence[str] = (),
+    serve: float = 0.0,
 ) -> LawSettings:
     """Settings from what a command line gives. UserError names the option that makes no sense."""
     if law not in LAWS or set(LAWS[law].inputs) != {"N", "D"}:
@@ -86,6 +89,8 @@ def law_settings(
         raise UserError(f"--estimator {estimator}: there are {', '.join(ESTIMATORS)}")
     if bad := [target for target in targets if not target > 0]:
         raise UserError(f"--target {bad[0]:g}: FLOPs are above 0")
+    if not serve >= 0:
+        raise UserError(f"--serve {serve:g}: tokens are 0 or more")
     return LawSettings(
         law=law,
         estimator=estimator,
@@ -94,6 +99,8 @@ def law_settings(
         level=level,
         target_budgets=tuple(targets),
         seed=seed,
+        profile=tuple(profile),
+        served_tokens=serve,
     )
 
 
@@ -110,13 +117,16 @@ def _runs(
     source: str,
     columns: Mapping[str, str],
     units: Mapping[str, str],
+    where: Mapping[str, str],
     arch: str | None,
     context_length: int | None,
 ) -> pl.DataFrame:
     if not source.startswith(MLFLOW):
-        return read_runs(source, columns, units, arch=arch, context_length=context_length)
-    if columns or units or arch or context_length:
-        raise UserError(f"{source}: runs in MLflow need no --column, --unit, --arch or --context-length")
+        return read_runs(source, columns, units, where=where, arch=arch, context_length=context_length)
+    if columns or units or where or arch or context_length:
+        raise UserError(
+            f"{source}: runs in MLflow need no --column, --unit, --where, --arch or --context-length"
+        )
     from sweeps.gather import gather_experiment
     from tasks.state import open_state
     from tasks.tracking_db import ensure_tracking_db

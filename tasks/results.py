@@ -17,6 +17,7 @@ from reports.provenance import Provenance
 from sweeps.laws import LawSettings, analyse, from_json, to_json
 from sweeps.laws.types import Analysis
 from sweeps.plan import Plan
+from sweeps.run_models import serving_costs
 from sweeps.run_table import RUN_TABLE_SCHEMA
 from tasks.errors import UserError
 from tasks.provenance import git_revision, versions
@@ -54,7 +55,8 @@ def fit(runs: pl.DataFrame, settings: LawSettings, folder: Path) -> Analysis:
         analysis: Analysis = from_json(kept.read_text(encoding="utf-8"))
         return analysis
     key_file.unlink(missing_ok=True)
-    analysis = analyse(runs, settings)
+    serving = serving_costs(runs, settings.served_tokens) if settings.served_tokens else None
+    analysis = analyse(runs, settings, serving=serving)
     write_atomically(kept, to_json(analysis))
     write_atomically(key_file, key)
     return analysis

@@ -14,6 +14,7 @@ from sweeps.laws.comparison import Side, compare
 from sweeps.laws.context import context_laws
 from sweeps.laws.flop_curves import flops_of_runs
 from sweeps.laws.forms import LAWS
+from sweeps.laws.inference_cost import ServingCost
 from sweeps.laws.inputs import FlopFunction, Points, prepare
 from sweeps.laws.isoflop import IsoflopFit, fit_isoflop
 from sweeps.laws.parametric import fit_parametric
@@ -35,6 +36,8 @@ T = TypeVar("T")
 
 FlopFunctions = Mapping[tuple[str, int], FlopFunction]
 """Training FLOPs by (arch, context_length)."""
+ServingCosts = Mapping[tuple[str, int], ServingCost]
+"""FLOPs of serving `settings.served_tokens` tokens by (arch, context_length)."""
 
 _HARMLESS_EPOCHS = 4.0
 """Up to four epochs repeated tokens are worth nearly as much as new ones (Muennighoff et al. 2023)."""
@@ -45,13 +48,18 @@ _OFF_BUDGET = 0.1
 
 
 def analyse(
-    run_table: pl.DataFrame, settings: LawSettings | None = None, *, flops: FlopFunctions | None = None
+    run_table: pl.DataFrame,
+    settings: LawSettings | None = None,
+    *,
+    flops: FlopFunctions | None = None,
+    serving: ServingCosts | None = None,
 ) -> Analysis:
     """All fits of a run table, one group an architecture and context length, and the architectures compared.
 
     `flops` gives the FLOP function of a group; without one it is read off the table's `train_flops`, and
-    without those it is 6 N D. Runs that are not finished or hold no usable numbers are left out with a flag.
-    A group that cannot be fitted comes back with flags and without the fits that it cannot support.
+    without those it is 6 N D. `serving` gives the cost of serving a group's models, else 2 N FLOPs a token.
+    Runs that are not finished or hold no usable numbers are left out with a flag. A group that cannot be
+    fitted comes back with flags and without the fits that it cannot support.
 
     Raises `FitError` where a column that names the groups is missing or a setting is unknown.
     """
@@ -59,9 +67,9 @@ def analyse(
     _check(run_table, settings)
     states, lost = [], []
     for (arch, context), table in _groups(run_table):
-        given = (flops or {}).get((arch, context))
+        given = (flops or {}).get((arch, context)), (serving or {}).get((arch, context))
         try:
-            states.append(_analyse_group(arch, context, table, settings, given))
+            states.append(_analyse_group(arch, context, table, settings, *given))
         except FitError as error:
             lost.append(_failed_group(arch, context, table.height, error))
     groups = sorted([*(state.analysis for state in states), *lost], key=lambda g: (g.arch, g.context_length))
@@ -91,8 +99,17 @@ def _check(run_table: pl.DataFrame, settings: LawSettings) -> None:
         raise FitError(f"law '{settings.law}' is unknown; the laws of N and D are {names}")
     if not 0 < settings.level < 1:
         raise FitError(f"level = {settings.level}: must lie between 0 and 1")
+    if unknown := set(settings.profile) - _quantities(settings.law):
+        names = ", ".join(sorted(_quantities(settings.law)))
+        raise FitError(f"profile = {unknown.pop()}: {settings.law} has {names}")
+    if not settings.served_tokens >= 0:
+        raise FitError(f"served_tokens = {settings.served_tokens}: must be 0 or more")
     if settings.resamples < 0:
         raise FitError(f"resamples = {settings.resamples}: must be 0 or more")
+
+
+def _quantities(law: str) -> set[str]:
+    return set(LAWS[law].quantities(np.ones((1, len(LAWS[law].params)))))
 
 
 def _groups(run_table: pl.DataFrame) -> list[tuple[tuple[str, int], pl.DataFrame]]:
@@ -103,7 +120,12 @@ def _groups(run_table: pl.DataFrame) -> list[tuple[tuple[str, int], pl.DataFrame
 
 
 def _analyse_group(
-    arch: str, context: int, table: pl.DataFrame, settings: LawSettings, given: FlopFunction | None
+    arch: str,
+    context: int,
+    table: pl.DataFrame,
+    settings: LawSettings,
+    given: FlopFunction | None,
+    serving: ServingCost | None,
 ) -> _State:
     points = _grouped(prepare(_with_budgets(table), drop_invalid=True))
     settings = replace(settings, seed=_seed(settings.seed, arch, context))
@@ -114,7 +136,7 @@ def _analyse_group(
     if isoflop is not None:
         flags += isoflop.flags
         isoflop = _with_bias(isoflop, fits, points, flops)
-    tables = diagnostic_tables(table, points, isoflop, fits, settings, flops, given is not None)
+    tables = diagnostic_tables(table, points, isoflop, fits, settings, flops, given is not None, serving)
     side = Side(arch=arch, context_length=context, points=points, flops=flops, isoflop=isoflop, fits=fits)
     analysis = GroupAnalysis(
         arch=arch,

@@ -23,6 +23,7 @@ from sweeps.laws.identifiability import (
     check_leverage,
     check_solution,
     check_support,
+    check_zone,
 )
 from sweeps.laws.inputs import Points, prepare
 from sweeps.laws.intervals import estimate
@@ -92,6 +93,8 @@ def fit_arrays(
     problem, how, solution, public = best.problem, best.how, best.solution, best.params[None]
     at = conditioning(problem, solution.theta, w)
     found += check_solution(law, public[0], solution, at)
+    share = residual_summary(problem, solution.theta, w)["quadratic_zone_share"]
+    found += check_zone(len(law.params), share, len(y))
     runs = _resample(problem, how, solution.theta, w, [pairs or Scheme(), clusters], settings)
     found += [flag for run in runs if run is not None for flag in check_draws(law, run)]
     held = leverage(problem, how, solution.theta, w, standard_error=_spread(law, runs[0]))

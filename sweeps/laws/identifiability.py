@@ -124,6 +124,17 @@ def _check_starts(solution: Solution) -> list[Flag]:
     return flags
 
 
+def check_zone(n_params: int, share: float, n_points: int) -> list[Flag]:
+    """Huber's minimum passes within delta of as many points as the law has parameters, or it is a plateau."""
+    if round(share * n_points) >= n_params:
+        return []
+    message = (
+        f"{share:.1%} of the residuals lie in Huber's quadratic zone, fewer than the {n_params} parameters:"
+        " the objective is flat here and the parameters are arbitrary; raise delta, or split mixed rows"
+    )
+    return [_flag("flat-objective", "error", message)]
+
+
 def check_draws(law: Law, draws: Bootstrap) -> list[Flag]:
     """What the resamples say about identification."""
     flags = []

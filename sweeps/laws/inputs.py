@@ -12,6 +12,8 @@ from sweeps.laws.types import FitError, Flag
 FlopFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Training FLOPs of N parameters on D tokens; arrays in, arrays out."""
 
+_DISAGREE = 0.03
+"""Relative spread of losses at one N and D that seeds do not explain: they move a loss by some .5 %."""
 _ROWS_NAMED = 3
 """How many offending rows an error spells out."""
 
@@ -197,7 +199,25 @@ def _repeats(points: Points) -> list[Flag]:
     if n_distinct < len(points):
         message = f"{len(points) - n_distinct} row(s) repeat N, D and loss of another: copies of one run?"
         flags.append(Flag(code="duplicate-rows", severity="warning", message=message))
+    spread = _largest_spread(points)
+    if spread > _DISAGREE and n_runs == len(points):
+        message = (
+            f"losses at one N and D differ by up to {spread:.0%}, more than seeds do: the rows seem to mix"
+            " data sets or experiments; fit one of them"
+        )
+        flags.append(Flag(code="contradictory-rows", severity="warning", message=message))
     return flags
+
+
+def _largest_spread(points: Points) -> float:
+    """Of the losses of rows with the same N and D, highest over lowest minus 1."""
+    if len(points) == 0:
+        return 0.0
+    places = np.unique(np.column_stack([points.N, points.D]), axis=0, return_inverse=True)[1].ravel()
+    lowest, highest = np.full(places.max() + 1, np.inf), np.zeros(places.max() + 1)
+    np.minimum.at(lowest, places, points.loss)
+    np.maximum.at(highest, places, points.loss)
+    return float(np.max(highest / lowest) - 1.0)
 
 
 def _mixtures(table: pl.DataFrame) -> list[Flag]:

@@ -30,19 +30,21 @@ def read_runs(
     columns: Mapping[str, str] | None = None,
     units: Mapping[str, str] | None = None,
     *,
+    where: Mapping[str, str] | None = None,
     arch: str | None = None,
     context_length: int | None = None,
 ) -> pl.DataFrame:
     """A run table with every column of the schema from a `.csv` or `.parquet` file.
 
     `columns` maps names of the run table to those of the file ({"N": "params"}), `units` names the unit that
-    a column is counted in ({"N": "M"}). `arch` and `context_length` stand in for columns that the file lacks;
-    without either they are "unknown" and 0, one group. Rows are finished unless the file has a status.
+    a column is counted in ({"N": "M"}), `where` keeps the rows whose columns, by the file's names, read as
+    the texts given ({"experiment": "mine"}). `arch` and `context_length` stand in for columns that the file
+    lacks; without either they are "unknown" and 0, one group. Rows are finished unless the file has a status.
 
     Raises `FitError` naming the file, the column, and the option that would mend it.
     """
     path = Path(source)
-    table = _read(path)
+    table = _selected(_read(path), where or {}, path)
     table = _renamed(table, columns or {}, path)
     table = _scaled(table, units or {}, path)
     _check_needed(table, path)
@@ -89,6 +91,20 @@ def _read(path: Path) -> pl.DataFrame:
         raise FitError(f"{path}: cannot be read: {str(error).strip().splitlines()[0]}") from None
     if table.height == 0:
         raise FitError(f"{path}: holds no rows")
+    return table
+
+
+def _selected(table: pl.DataFrame, where: Mapping[str, str], path: Path) -> pl.DataFrame:
+    for name, value in where.items():
+        if name not in table.columns:
+            raise FitError(
+                f"{path}: --where {name}={value}: no such column; it has {', '.join(table.columns)}"
+            )
+        kept = table.filter(pl.col(name).cast(pl.String) == value)
+        if kept.height == 0:
+            known = table[name].cast(pl.String).drop_nulls().unique().sort().head(8).to_list()
+            raise FitError(f"{path}: --where {name}={value}: no row; {name} has {', '.join(known)}")
+        table = kept
     return table
 
 

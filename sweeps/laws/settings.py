@@ -20,3 +20,8 @@ class LawSettings:
     target_budgets: tuple[float, ...] = ()
     """FLOPs at which the answer is wanted, beside the budgets of the grid."""
     seed: int = 0
+    profile: tuple[str, ...] = ()
+    """Quantities whose profile likelihood is wanted beside the bootstrap, as `a` or `E`. It takes the noise
+    to be independent and of one size, and is too narrow where it is not."""
+    served_tokens: float = 0.0
+    """Tokens that the model will serve over its life; 0 asks for no serving optimum."""

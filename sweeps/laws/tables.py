@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,16 +11,17 @@ from sweeps.laws.bias import predicted_bias
 from sweeps.laws.checklist import UNKNOWN, checklist
 from sweeps.laws.fitting import find_law
 from sweeps.laws.flop_curves import curve_error
-from sweeps.laws.holdout import hold_out_top
+from sweeps.laws.holdout import fit_points, hold_out_top
+from sweeps.laws.inference_cost import ServingCost
 from sweeps.laws.inputs import FlopFunction, Points, prepare
 from sweeps.laws.isoflop import IsoflopFit
+from sweeps.laws.outlook import Rows, next_budgets, next_runs, serving
 from sweeps.laws.predictions import grid_budgets, identified, law_and_params
+from sweeps.laws.profile import profile_likelihood
 from sweeps.laws.selection import compare_laws
 from sweeps.laws.sensitivity import OBJECTIVES, sensitivity
 from sweeps.laws.settings import LawSettings
 from sweeps.laws.types import FitError, LawFit
-
-Rows = list[dict[str, Any]]
 
 
 def diagnostic_tables(
@@ -32,8 +32,12 @@ def diagnostic_tables(
     settings: LawSettings,
     flops: FlopFunction,
     flops_given: bool,
+    serving_cost: ServingCost | None = None,
 ) -> dict[str, object]:
-    """Tables by name; one that the data cannot support is a single row with the reason."""
+    """Tables by name; one that the data cannot support is a single row with the reason.
+
+    `profile` and `serving` are there where the settings ask for them.
+    """
     source = (
         "given FLOP function" if flops_given else "FLOPs of the runs, by a curve of FLOPs a token in ln N"
     )
@@ -41,15 +45,22 @@ def diagnostic_tables(
     answers = checklist(
         table, points, isoflop, fits, settings, flops=source, hold_out=_hold_out_summary(held)
     )
-    return {
+    tables: dict[str, object] = {
         "hold_out": held,
         "model_selection": _or_reason(lambda: [asdict(score) for score in compare_laws(points, settings)]),
         "sensitivity": _or_reason(lambda: _sensitivity(table, points, settings)),
         "parabola_bias": _or_reason(lambda: _bias(points, isoflop, fits, settings, flops)),
         "approach_1": _or_reason(lambda: _approach_1(points, settings)),
+        "next_runs": _or_reason(lambda: next_runs(points, fits, settings, flops)),
+        "next_budgets": _or_reason(lambda: next_budgets(points, isoflop, fits, flops)),
         "flops": [{"source": source, "largest_relative_error": curve_error(points, flops)}],
         "checklist": [asdict(answer) for answer in answers],
     }
+    if settings.profile:
+        tables["profile"] = _or_reason(lambda: _profile(points, settings))
+    if settings.served_tokens:
+        tables["serving"] = _or_reason(lambda: serving(points, fits, settings, flops, serving_cost))
+    return tables
 
 
 def _or_reason(make: Callable[[], Rows]) -> Rows:
@@ -122,6 +133,21 @@ def _bias(
             }
         )
     return rows
+
+
+def _profile(points: Points, settings: LawSettings) -> Rows:
+    fitted = fit_points(points, find_law(settings.law), settings)
+    found = [profile_likelihood(fitted, name, level=settings.level) for name in settings.profile]
+    return [
+        {
+            "quantity": profile.quantity,
+            "value": profile.interval.value,
+            "low": profile.interval.low,
+            "high": profile.interval.high,
+            "note": "; ".join(flag.message for flag in profile.flags),
+        }
+        for profile in found
+    ]
 
 
 def _approach_1(points: Points, settings: LawSettings) -> Rows:

@@ -6,6 +6,7 @@ import numpy as np
 
 from sweeps.laws.planning import GroupQuality, PlanQuality
 from sweeps.laws.types import Analysis, Estimate, Flag, GroupAnalysis, LawFit, Parabola
+from sweeps.laws.words import fit_sentences, group_sentences
 
 _SYMBOLS = {"N": "N*", "D": "D*", "loss": "L*"}
 _MARKS = {"error": "ERROR", "warning": "warning", "info": "note"}
@@ -113,6 +114,9 @@ def _group(group: GroupAnalysis) -> Iterator[str]:
     if group.optima:
         yield "  Optima"
         yield from aligned(list(_optimum_rows(group)), indent="    ")
+    if sentences := list(group_sentences(group)):
+        yield "  Checks and outlook"
+        yield from (f"    {line}" for line in sentences)
     yield from (f"  {line}" for line in _flags(group.flags))
 
 
@@ -152,6 +156,7 @@ def _law(fit: LawFit) -> Iterator[str]:
     values = {**fit.params, **fit.derived}
     rows = [(name, interval(value, 6), _clustered(fit, name)) for name, value in values.items()]
     yield from aligned(rows, indent="  ")
+    yield from (f"  {line}" for line in fit_sentences(fit))
     yield from (f"  {line}" for line in _flags(fit.flags))
 
 
