@@ -1,7 +1,8 @@
 """Parametric fits with intervals, and whether the data know E.
 
 E is the loss that neither size nor data can lower. The sets of runs put it at different places, and an
-interval of one set leaves out that of another: then E is a parameter of the form and the set, not of the data.
+interval of one set leaves out that of another: then E is a parameter of the form and the set, not of the
+data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -67,12 +68,16 @@ class OffsetSpread:
     """The intervals of all sets share a value."""
 
 
-def offset_spreads(intervals: Sequence[IntervalFit], fits: Mapping[Cell, CellFit]) -> tuple[OffsetSpread, ...]:
+def offset_spreads(
+    intervals: Sequence[IntervalFit], fits: Mapping[Cell, CellFit]
+) -> tuple[OffsetSpread, ...]:
     """E by architecture and form; the `intervals` are those of one delta and the whole range of ratios."""
     found = []
     for arch, gamma in sorted({(i.cell.arch, i.cell.gamma) for i in intervals}):
         by_set = {
-            i.cell.experiment_set: i.estimates["E"] for i in intervals if (i.cell.arch, i.cell.gamma) == (arch, gamma)
+            i.cell.experiment_set: i.estimates["E"]
+            for i in intervals
+            if (i.cell.arch, i.cell.gamma) == (arch, gamma)
         }
         everywhere = [f.params["E"] for c, f in fits.items() if (c.arch, c.gamma) == (arch, gamma)]
         lows, highs = [e.low for e in by_set.values()], [e.high for e in by_set.values()]

@@ -2,21 +2,21 @@
 
 Theirs minimise the sum of the *squared* Huber values of one bootstrap resample, seed 0, that the objective
 draws by default. Ours take every row, minimise relative errors, keep every term above zero, read the weights
-at every step, and carry intervals. For an mLSTM the bytes of a step are a constant plus B times a constant, so
-that bandwidth, overhead and time per sequence of the published form cannot be told apart: it is fitted without
-the last, and the engine's refusal of the full form is kept as evidence.
+at every step, and carry intervals. For an mLSTM the bytes of a step are a constant plus B times a constant,
+so that bandwidth, overhead and time per sequence of the published form cannot be told apart: it is fitted
+without the last, and the engine's refusal of the full form is kept as evidence.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 from scipy.optimize import least_squares
 from scipy.special import stdtrit
 
-from sweeps.laws import Estimate, FitError, LawFit, LawSettings, fit_arrays
+from sweeps.laws import Estimate, FitError, Law, LawFit, LawSettings, fit_arrays
 from sweeps.study.contexts import TRANSFORMER, XLSTM
 from sweeps.study.published_costs import GENERATED, prefill_flops, step_bytes
 from sweeps.study.runtime_laws import STEP, STEP_OVERHEAD, TTFT
@@ -71,12 +71,15 @@ class RuntimeFit:
     """Why the published form cannot be fitted; empty where it can."""
 
 
-def model_config(row: Mapping[str, object]) -> ModelConfig:
+_SHAPE = ("d_model", "num_blocks", "num_heads", "ffn_dim", "vocab_size")
+
+
+def model_config(row: Mapping[str, Any]) -> ModelConfig:
     """The shape of a measured model, from the columns of the table of measurements."""
-    whole = {name: int(row[name]) for name in ("d_model", "num_blocks", "num_heads", "ffn_dim", "vocab_size")}  # type: ignore[call-overload]
+    whole: dict[str, Any] = {name: int(row[name]) for name in _SHAPE}
     if row["arch"] == XLSTM:
         head = whole["d_model"] // whole["num_heads"]
-        return MLSTMConfig(**whole, head_dim_qk=head // 2, chunk_size=int(row["chunk_size"]))  # type: ignore[call-overload]
+        return MLSTMConfig(**whole, head_dim_qk=head // 2, chunk_size=int(row["chunk_size"]))
     return TransformerConfig(**whole)
 
 
@@ -156,14 +159,14 @@ def published_ttft(
     def values(p: np.ndarray) -> np.ndarray:
         return _huber(1e3 * (F / (1e14 * p[0]) + 1e-3 * p[1] - t), _TTFT_DELTA_MS)
 
-    best = _lm(values, [2.0, 1.0])
-    predicted = work / (1e14 * best.x[0]) + 1e-3 * best.x[1]
+    best, lowest = _lm(values, [2.0, 1.0])
+    predicted = work / (1e14 * best[0]) + 1e-3 * best[1]
     return PublishedFit(
-        rate=float(1e14 * best.x[0]),
-        overhead=float(1e-3 * best.x[1]),
+        rate=float(1e14 * best[0]),
+        overhead=float(1e-3 * best[1]),
         per_sequence=0.0,
         mape=float(np.mean(np.abs(predicted / seconds - 1))),
-        objective=float(2 * best.cost),
+        objective=lowest,
     )
 
 
@@ -178,28 +181,24 @@ def published_step_time(
             r = np.log(M / (1e12 * p[0]) + 1e-3 * p[1] + 1e-6 * p[2] * B) - log_t
         return np.nan_to_num(r, nan=10.0)
 
-    first = _lm(residual, [1.5, 1.0, 10.0])
-    best = _lm(lambda p: 0.5 * residual(p) ** 2, first.x)
-    rate, overhead, each = best.x * [1e12, 1e-3, 1e-6]
+    first, _ = _lm(residual, [1.5, 1.0, 10.0])
+    best, lowest = _lm(lambda p: 0.5 * residual(p) ** 2, first)
+    rate, overhead, each = best * [1e12, 1e-3, 1e-6]
     return PublishedFit(
         rate=float(rate),
         overhead=float(overhead),
         per_sequence=float(each),
         mape=float(np.mean(np.abs((work / rate + overhead + each * batch) / seconds - 1))),
-        objective=float(2 * best.cost),
+        objective=lowest,
     )
 
 
-def step_objective(
-    work: np.ndarray, batch: np.ndarray, seconds: np.ndarray, rows: np.ndarray, params: Sequence[float]
-) -> float:
-    """The authors' step-time objective at given rate, overhead and time per sequence."""
-    predicted = work[rows] / params[0] + params[1] + params[2] * batch[rows]
-    return float(np.sum((0.5 * (np.log(predicted) - np.log(seconds[rows])) ** 2) ** 2))
-
-
-def _lm(values: object, start: Sequence[float] | np.ndarray) -> object:
-    return least_squares(values, start, method="lm", xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=20000)  # type: ignore[arg-type]
+def _lm(
+    values: Callable[[np.ndarray], np.ndarray], start: Sequence[float] | np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Levenberg and Marquardt, as the authors do: parameters, and the sum of squared values there."""
+    found = least_squares(values, start, method="lm", xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=20000)
+    return found.x, float(2 * found.cost)
 
 
 def _huber(r: np.ndarray, delta: float) -> np.ndarray:
@@ -250,10 +249,10 @@ def _ours(
 
 
 def _attempt(
-    law: object, inputs: Mapping[str, np.ndarray], seconds: np.ndarray, settings: LawSettings
+    law: Law, inputs: Mapping[str, np.ndarray], seconds: np.ndarray, settings: LawSettings
 ) -> tuple[LawFit | None, str]:
     try:
-        return fit_arrays(law, inputs, seconds, settings), ""  # type: ignore[arg-type]
+        return fit_arrays(law, inputs, seconds, settings), ""
     except FitError as error:
         return None, str(error)
 

@@ -1,8 +1,8 @@
 """IsoFLOP curves, optima and power laws of the study: the authors' two parabolas beside ours, tied by FLOPs.
 
 The authors fit loss against ln N and, independently, against ln D at every budget, and a line through the
-vertices in logarithms (PAPER 3.2). Their N* and D* need not spend the budget that they stand at. Ours have one
-parabola, and D* = C / (FLOPs a token at N*).
+vertices in logarithms (PAPER 3.2). Their N* and D* need not spend the budget that they stand at. Ours have
+one parabola, and D* = C / (FLOPs a token at N*).
 """
 
 from collections.abc import Mapping, Sequence
@@ -108,7 +108,8 @@ def _losses_in_D(points: Points) -> dict[float, float]:
 
 
 def published_law(curves: Curves, quantity: Quantity, n_budgets: int) -> PublishedLaw | None:
-    """The authors' law through their vertices up to `RANGES[n_budgets]`; None with another number of budgets."""
+    """The authors' law through their vertices up to `RANGES[n_budgets]`; None with another number of
+    budgets."""
     used = [p for p in curves.published.parabolas if p.budget <= RANGES[n_budgets]]
     if len(used) != n_budgets or n_budgets < 3:
         return None

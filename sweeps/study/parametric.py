@@ -1,11 +1,11 @@
 """The authors' grid of parametric fits (PAPER 3.1, 6.3), each cell to its minimum, in seconds.
 
 A cell is an architecture, a set of runs, a bound of tokens a parameter, a form (with or without gamma) and
-Huber's delta; what is minimised is theirs: the sum of Huber(delta) of the residuals of ln L. They start L-BFGS
-with finite differences from 2,000 or 8,000 points in each cell. Here the deltas of a cell are walked from large
-to small: least squares from all starts of the law, then each delta from the minima of the one before and a
-quarter of the starts, because below 1e-3 the objective is nearly least absolute deviation and a cold start
-stops at its kinks.
+Huber's delta; what is minimised is theirs: the sum of Huber(delta) of the residuals of ln L. They start
+L-BFGS with finite differences from 2,000 or 8,000 points in each cell. Here the deltas of a cell are walked
+from large to small: least squares from all starts of the law, then each delta from the minima of the one
+before and a quarter of the starts, because below 1e-3 the objective is nearly least absolute deviation and a
+cold start stops at its kinks.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -117,7 +117,8 @@ def _columns(runs: pl.DataFrame, cell: Cell) -> tuple[np.ndarray, np.ndarray, np
     table = cell_runs(runs, cell)
     if table.height < len(LAWS[cell.law].params):
         raise FitError(
-            f"{cell.arch}, {cell.experiment_set}, D/N up to {cell.max_ratio:g}: {table.height} runs at context"
+            f"{cell.arch}, {cell.experiment_set}, D/N up to {cell.max_ratio:g}: {table.height} runs at"
+            f" context"
             f" {CONTEXT_LENGTH} are too few for the {cell.law} law"
         )
     N, D, loss = (table[name].to_numpy().astype(float) for name in ("N", "D", "loss"))
@@ -167,7 +168,8 @@ def _lowest(
 
 
 def _polish(problem: Problem, weights: np.ndarray, theta: np.ndarray, rounds: int = 3) -> np.ndarray:
-    """L-BFGS with the exact gradient on the objective in units of its own value, until a round gains nothing."""
+    """L-BFGS with the exact gradient on the objective in units of its own value, until a round gains
+    nothing."""
     for _ in range(rounds):
         unit = float(evaluate(problem, theta[None], weights).value[0])
 

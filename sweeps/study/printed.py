@@ -1,8 +1,9 @@
-"""What the paper and its repository print, number by number, with where it stands (PAPER.md, sections 4 and 6).
+"""What the paper and its repository print, number by number, with where it stands (PAPER.md, sections 4 and
+6).
 
 Gold values for the reproduction table and its tests: numbers of a publication, with the digits that it or its
-notebooks show; the long lists lie in printed.json. "transformer" is the authors' llama, "mlstm" their mlstm_v1.
-A number that is printed as infinite or not at all is nan.
+notebooks show; the long lists lie in printed.json. "transformer" is the authors' llama, "mlstm" their
+mlstm_v1. A number that is printed as infinite or not at all is nan.
 """
 
 import json
@@ -24,8 +25,8 @@ class PrintedLaw(NamedTuple):
 
 
 class PrintedOptimum(NamedTuple):
-    """Vertices at one budget: N* and L* as published (isoflop_ctx_plots.ipynb, cells 8 and 9); D*, and the L* of
-    the parabola in log10 D, as the repository's code gives them (PAPER 6.1)."""
+    """Vertices at one budget: N* and L* as published (isoflop_ctx_plots.ipynb, cells 8 and 9); D*, and the
+    L* of the parabola in log10 D, as the repository's code gives them (PAPER 6.1)."""
 
     arch: str
     context_length: int
@@ -51,8 +52,8 @@ class PrintedTable(NamedTuple):
 
 
 class PrintedSlope(NamedTuple):
-    """ln L = slope ln C + intercept at D/N = ratio: token_param_ratio_plots--slopes.ipynb, cells 7, 8, 24 to 27.
-    `stderr` is what the notebook prints under that name, and is the variance."""
+    """ln L = slope ln C + intercept at D/N = ratio: token_param_ratio_plots--slopes.ipynb, cells 7, 8, 24 to
+    27. `stderr` is what the notebook prints under that name, and is the variance."""
 
     arch: str
     flops: str
@@ -163,7 +164,8 @@ RUNS_WITH_COPIES, RUNS, TRANSFORMER_RUNS, XLSTM_RUNS = 672, 640, 292, 348
 """Runs of the paper's data set, with the 32 copies and without (PAPER, findings 1 and 2)."""
 
 STORED_GOODNESS = (0.18397, -60.57)
-"""Mean squared error and R2 stored with the Transformer's token/parameter fit, delta 1e-3, gamma (PAPER 3.1)."""
+"""Mean squared error and R2 stored with the Transformer's token/parameter fit, delta 1e-3, gamma (PAPER
+3.1)."""
 TRUE_GOODNESS = (1.2475e-4, 0.99865)
 """The same of that fit, computed correctly there."""
 

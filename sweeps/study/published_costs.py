@@ -41,8 +41,8 @@ def _chunk(L: int, K: int, V: int) -> float:
 def step_bytes(config: ModelConfig, prefill: np.ndarray, batch: np.ndarray) -> np.ndarray:
     """Bytes of a decode step after `prefill` tokens.
 
-    The Transformer's are those of 100 tokens over 100, with the weights read once for all of them; the mLSTM's
-    are those of one step and do not depend on the prefill.
+    The Transformer's are those of 100 tokens over 100, with the weights read once for all of them; the
+    mLSTM's are those of one step and do not depend on the prefill.
     """
     T, B = np.asarray(prefill, dtype=float), np.asarray(batch, dtype=float)
     d, blocks, n = config.d_model, config.num_blocks, config.num_heads
