@@ -15,10 +15,15 @@ from sweeps.laws import Estimate
 from sweeps.study import printed
 from sweeps.study.contexts import TRANSFORMER, XLSTM
 from sweeps.study.goodness import Goodness, goodness_on_sets
-from sweeps.study.inference import RuntimeFit, model_config, our_step_bytes, paper_measurements
+from sweeps.study.inference import (
+    RuntimeFit,
+    model_config,
+    our_step_bytes,
+    paper_measurements,
+    their_step_bytes,
+)
 from sweeps.study.isoflop import Quantity, curves_of, our_law, published_law
 from sweeps.study.parametric import CONTEXT_LENGTH, Cell
-from sweeps.study.published_costs import step_bytes
 from sweeps.study.study import Study
 
 Form = Literal["exponent", "count", "loss", "nats", "error", "rate", "bytes", "seconds", "ratio", "slope"]
@@ -322,7 +327,7 @@ def _bytes(study: Study) -> Erratum:
                     what=f"bytes of a step after 2,048 tokens, {f.model}",
                     form="bytes",
                     published=printed.STEP_BYTES if f.model == "llama2_1.4b" else NAN,
-                    repeated=float(step_bytes(config, T, B)[0]),
+                    repeated=float(their_step_bytes(config, T, B)[0]),
                     ours=_plain(float(our_step_bytes(config, T, B)[0])),
                 )
             )

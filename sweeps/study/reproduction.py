@@ -17,10 +17,9 @@ from sweeps.study.contexts import TRANSFORMER, XLSTM
 from sweeps.study.data import TOKENPARAM
 from sweeps.study.frontier import linear_hull
 from sweeps.study.goodness import goodness_on_sets
-from sweeps.study.inference import RuntimeFit, model_config, paper_measurements
+from sweeps.study.inference import RuntimeFit, model_config, paper_measurements, their_step_bytes
 from sweeps.study.isoflop import Curves, Quantity, curves_of, published_law
 from sweeps.study.parametric import CONTEXT_LENGTH, Cell, objective_at
-from sweeps.study.published_costs import step_bytes
 from sweeps.study.study import Study
 
 Standing = Literal["reproduced", "clean", "lower", "differs", "absent"]
@@ -339,7 +338,7 @@ def _step_bytes(study: Study) -> Row:
         rows = table.filter(table["model"] == "llama2_1.4b")
         if rows.height:
             config = model_config(rows.row(0, named=True))
-            got = float(step_bytes(config, np.array([2048.0]), np.array([1.0]))[0])
+            got = float(their_step_bytes(config, np.array([2048.0]), np.array([1.0]))[0])
     what = "bytes of a step of the llama2 1.4B after 2,048 tokens"
     return Row(group="Inference fits", what=what, printed=printed.STEP_BYTES, got=got, tolerance=2e-3)
 
