@@ -1,21 +1,21 @@
 """IsoFLOP grid: budgets x sizes x architectures x context lengths, and the rules that fill in each run."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from sweeps.spec import Arch, ExpectedOptimum, LearningRate, Schedule, Shape, SpecError, SweepSpec, pick
 from xlstm.accounting import count_parameters, mlstm_config, training_flops, transformer_config
 from xlstm.config import ModelConfig
 from xlstm.run_spec import OptimizerSpec
 
-BUDGET_TOLERANCE = 0.02
-"""Realised FLOPs of a run stay this close to its budget."""
+T = TypeVar("T")
 
 
 def ladder_configs(spec: SweepSpec, arch: Arch, vocab_size: int) -> list[ModelConfig]:
     """Every rung of the ladder for one architecture, smallest N first."""
-    configs = [_config(spec, shape, arch, vocab_size) for shape in spec.ladder.shapes]
-    return sorted(configs, key=count_parameters)
+    rungs = [shape for shape in spec.ladder.shapes if shape.archs is None or arch in shape.archs]
+    return sorted((_config(spec, shape, arch, vocab_size) for shape in rungs), key=count_parameters)
 
 
 def _config(spec: SweepSpec, shape: Shape, arch: Arch, vocab_size: int) -> ModelConfig:
@@ -24,7 +24,7 @@ def _config(spec: SweepSpec, shape: Shape, arch: Arch, vocab_size: int) -> Model
         heads = pick(shape.num_heads, arch)
     else:
         heads = max(1, shape.d_model // pick(ladder.head_dim, arch))
-    common = {
+    common: dict[str, Any] = {
         "vocab_size": vocab_size,
         "d_model": shape.d_model,
         "num_blocks": shape.num_blocks,
@@ -66,21 +66,40 @@ def sizes_around(
     return [config for index, config in enumerate(configs) if index not in free]
 
 
-def batch_sequences(spec: SweepSpec, budget: float, context_length: int) -> int:
+def batch_sequences(spec: SweepSpec, budget: float, context_length: int, d_model: int) -> int:
     """Sequences a step: the rule in tokens, whole sequences, at least one."""
     rule = spec.batch
-    tokens = rule.tokens * (budget / rule.reference_budget) ** rule.exponent
+    if rule.by_width is not None:
+        tokens: float = _at_width(rule.by_width, d_model, "batch.by_width")
+    else:
+        assert rule.tokens is not None
+        tokens = rule.tokens * (budget / rule.reference_budget) ** rule.exponent
     return max(1, round(tokens / context_length))
 
 
-def steps_for(budget: float, config: ModelConfig, context_length: int, batch_size: int) -> int:
-    """Whole steps that spend `budget` FLOPs; SpecError where rounding would miss it by more than 2 %."""
-    per_step = training_flops(config, context_length, batch_size * context_length)
-    steps = max(1, round(budget / per_step))
-    error = steps * per_step / budget - 1
-    if abs(error) > BUDGET_TOLERANCE:
+def exact_steps(
+    spec: SweepSpec, budget: float, config: ModelConfig, context_length: int, batch_size: int
+) -> float:
+    """Steps that spend `budget` FLOPs, before they are rounded."""
+    ffn = spec.ladder.ffn_factor * config.d_model if spec.ladder.ffn_counted == "exact" else None
+    return budget / training_flops(config, context_length, batch_size * context_length, ffn_dim=ffn)
+
+
+def steps_for(
+    spec: SweepSpec, budget: float, config: ModelConfig, context_length: int, batch_size: int
+) -> int | None:
+    """Steps of a run by the rule of `spec.steps`; None where they are fewer than its minimum.
+
+    SpecError where rounding would miss the budget by more than its tolerance.
+    """
+    rule, exact = spec.steps, exact_steps(spec, budget, config, context_length, batch_size)
+    steps = rule.multiple_of * max(1, round(exact / rule.multiple_of))
+    if steps < rule.minimum:
+        return None
+    error = steps / exact - 1
+    if abs(error) > rule.tolerance:
         raise SpecError(
-            f"budgets: {budget:.3g} FLOPs buy {budget / per_step:.1f} steps of {config.arch} d_model"
+            f"budgets: {budget:.3g} FLOPs buy {exact:.1f} steps of {config.arch} d_model"
             f" {config.d_model} x {config.num_blocks} blocks at batch.tokens {batch_size * context_length},"
             f" off budget by {error:+.1%}; take a smaller size, a smaller batch or a larger budget"
         )
@@ -90,12 +109,7 @@ def steps_for(budget: float, config: ModelConfig, context_length: int, batch_siz
 def peak_learning_rate(rule: LearningRate, d_model: int) -> float:
     """Peak rate of a width: power law capped at `maximum`, or the table's entry."""
     if rule.by_width is not None:
-        widths = [width for width in sorted(rule.by_width) if width >= d_model]
-        if not widths:
-            raise SpecError(
-                f"learning_rate.by_width: no entry covers d_model {d_model}; add one for a width >= {d_model}"
-            )
-        return rule.by_width[widths[0]]
+        return _at_width(rule.by_width, d_model, "learning_rate.by_width")
     assert rule.base is not None
     return min(rule.maximum, rule.base * (rule.reference_width / d_model) ** rule.exponent)
 
@@ -110,3 +124,11 @@ def optimizer_spec(spec: SweepSpec, arch: Arch, d_model: int, steps: int) -> Opt
         cosine_floor=schedule.cosine_floor,
         **spec.optimizer.model_dump(),
     )
+
+
+def _at_width(table: Mapping[int, T], d_model: int, key: str) -> T:
+    """The entry of the smallest listed width that is at least the model's."""
+    widths = [width for width in sorted(table) if width >= d_model]
+    if not widths:
+        raise SpecError(f"{key}: no entry covers d_model {d_model}; add one for a width >= {d_model}")
+    return table[widths[0]]

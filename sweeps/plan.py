@@ -21,6 +21,10 @@ from xlstm.run_spec import DataSpec, RunSpec, canonical_json
 
 BYTES_PER_PARAMETER = 16
 """fp32 weights, gradients and two AdamW moments; activations come on top."""
+PROCESS_BYTES = 400 * 2**20
+"""Of a training on a CPU before its first step: interpreter and libraries."""
+ACTIVATIONS_PER_BLOCK = 20
+"""Numbers that the backward of a block needs, a token and a unit of width, beside those of its FFN."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,8 @@ class PlannedRun:
     N_non_embedding: int
     train_flops: float
     estimated_s: float
+    memory_bytes: int
+    """A guess of what the training takes, so that runs start only where they fit."""
 
     @property
     def D(self) -> int:
@@ -62,7 +68,11 @@ class PlannedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Runs in execution order: cheap budgets first, and of a budget its centre and ends before the rest."""
+    """Runs in execution order.
+
+    Cheap budgets first, of a budget the centre and the ends of every parabola before the rest, and of both
+    the longest first: a first rough law comes soonest, and no long run is left to the end.
+    """
 
     spec: SweepSpec
     runs: tuple[PlannedRun, ...]
@@ -84,37 +94,52 @@ def make_plan(spec: SweepSpec, data: DataSpec, vocab_size: int) -> Plan:
 
 
 def _cells(spec: SweepSpec) -> Iterator[tuple[Arch, int, float]]:
-    for budget in sorted(spec.budgets):
-        for context_length in spec.context_lengths:
+    for context_length in spec.context_lengths:
+        for budget in spec.budgets_of(context_length):
             for arch in spec.archs:
                 yield arch, context_length, budget
 
 
 def _group(
     spec: SweepSpec, arch: Arch, context_length: int, budget: float, data: DataSpec, vocab_size: int
-) -> Iterator[tuple[tuple[float, int, int, int, int], PlannedRun]]:
+) -> Iterator[tuple[tuple[float, int, bool, float, int, int], PlannedRun]]:
     """The runs of one parabola, each with its sort key."""
-    configs = ladder_configs(spec, arch, vocab_size)
+    configs = _affordable(spec, arch, context_length, budget, vocab_size)
     center = expected_N(pick(spec.expected_optimum, arch), budget) if spec.expected_optimum else 0.0
     sizes = sizes_around(configs, center, spec.ladder.spread, spec.ladder.sizes_per_budget)
     for position, config in enumerate(sizes):
         for seed in spec.seeds:
-            key = (budget, seed, _rank(position, len(sizes)), context_length, spec.archs.index(arch))
-            yield key, _planned_run(spec, config, context_length, budget, seed, data)
+            run = _planned_run(spec, config, context_length, budget, seed, data)
+            rest = position not in (0, len(sizes) // 2, len(sizes) - 1)  # three points make a parabola
+            yield (budget, seed, rest, -run.estimated_s, context_length, spec.archs.index(arch)), run
 
 
-def _rank(position: int, count: int) -> int:
-    """Centre 0, ends 1, others 2: three points make the first parabola."""
-    if position == count // 2:
-        return 0
-    return 1 if position in (0, count - 1) else 2
+def _affordable(
+    spec: SweepSpec, arch: Arch, context_length: int, budget: float, vocab_size: int
+) -> list[ModelConfig]:
+    """The rungs that a budget trains for the least number of steps or more."""
+    configs = ladder_configs(spec, arch, vocab_size)
+    if spec.steps.minimum == 1:
+        return configs
+    kept = []
+    for config in configs:
+        batch_size = batch_sequences(spec, budget, context_length, config.d_model)
+        if steps_for(spec, budget, config, context_length, batch_size) is not None:
+            kept.append(config)
+    if not kept:
+        raise SpecError(
+            f"steps.minimum = {spec.steps.minimum}: {budget:.3g} FLOPs buy fewer steps of every {arch} at"
+            f" context {context_length}; add smaller shapes, or take a larger budget"
+        )
+    return kept
 
 
 def _planned_run(
     spec: SweepSpec, config: ModelConfig, context_length: int, budget: float, seed: int, data: DataSpec
 ) -> PlannedRun:
-    batch_size = batch_sequences(spec, budget, context_length)
-    steps = steps_for(budget, config, context_length, batch_size)
+    batch_size = batch_sequences(spec, budget, context_length, config.d_model)
+    steps = steps_for(spec, budget, config, context_length, batch_size)
+    assert steps is not None  # the rungs that are too large for the budget are left out
     N = count_parameters(config)
     _check_memory(spec, config, N)
     run_spec = RunSpec(
@@ -138,7 +163,16 @@ def _planned_run(
         N_non_embedding=count_parameters(config, embedding=False),
         train_flops=train_flops,
         estimated_s=train_flops / spec.resources.flops_per_s + steps * spec.resources.step_overhead_s,
+        memory_bytes=memory_bytes(config, N, batch_size * context_length, spec.precision),
     )
+
+
+def memory_bytes(config: ModelConfig, N: int, tokens: int, precision: str) -> int:
+    """Rough memory of a training with `tokens` a step: parameters four times, activations, logits in fp32."""
+    block = ACTIVATIONS_PER_BLOCK * config.d_model + 4 * config.ffn_dim
+    activations = config.num_blocks * block * (2 if precision == "bf16" else 4)
+    logits = 3 * config.vocab_size * 4
+    return PROCESS_BYTES + N * BYTES_PER_PARAMETER + tokens * (activations + logits)
 
 
 def _check_memory(spec: SweepSpec, config: ModelConfig, N: int) -> None:

@@ -5,7 +5,7 @@ import json
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -61,6 +61,8 @@ PerArchCount = Annotated[
 class Shape(_Section):
     """One rung of the ladder, shared by the architectures so that their sizes pair up."""
 
+    archs: list[Arch] | None = None
+    """The architectures that have this rung; without it, all."""
     d_model: Count
     num_blocks: Count
     num_heads: PerArchCount | None = None
@@ -79,19 +81,26 @@ class Ladder(_Section):
     """The rungs nearest to the expected optimum, evenly spread over `spread`; none takes every rung."""
     spread: Annotated[float, Field(gt=1)] = 8.0
     """Largest over smallest N at one budget, centred on the expected optimum."""
+    ffn_counted: Literal["rounded", "exact"] = "rounded"
+    """The feed-forward width that a budget's steps are counted with: as built, or before it was rounded."""
     chunk_size: Count = 64
     """Chunk of the mLSTM's chunkwise form; it enters its FLOP count."""
 
     @field_validator("shapes")
     @classmethod
     def _distinct(cls, shapes: list[Shape]) -> list[Shape]:
-        seen: set[tuple[int, int]] = set()
+        seen: set[tuple[int, int, Arch]] = set()
         for shape in shapes:
-            key = (shape.d_model, shape.num_blocks)
-            if key in seen:
-                raise ValueError(f"d_model {key[0]} with num_blocks {key[1]} stands there twice; remove one")
-            seen.add(key)
+            keys = {(shape.d_model, shape.num_blocks, arch) for arch in shape.archs or get_args(Arch)}
+            if keys & seen:
+                size = f"d_model {shape.d_model} with num_blocks {shape.num_blocks}"
+                raise ValueError(f"{size} stands there twice; remove one")
+            seen |= keys
         return shapes
+
+    def has(self, arch: Arch) -> bool:
+        """Whether any rung is one of this architecture."""
+        return any(shape.archs is None or arch in shape.archs for shape in self.shapes)
 
 
 class ExpectedOptimum(_Section):
@@ -130,11 +139,30 @@ PerArchLearningRate = Annotated[
 
 
 class BatchSize(_Section):
-    """Tokens a step: `tokens (C / reference_budget)^exponent`, rounded to whole sequences."""
+    """Tokens a step: `tokens (C / reference_budget)^exponent`, rounded to whole sequences; or a table."""
 
-    tokens: Count
+    tokens: Count | None = None
     reference_budget: Positive = 1.0
     exponent: Fraction = 0.0
+    by_width: dict[Count, Count] | None = None
+    """Width to tokens: a model takes the entry of the smallest listed width that is at least its own."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> "BatchSize":
+        if (self.tokens is None) == (self.by_width is None):
+            raise ValueError("give one of tokens (a power law in the budget) and by_width (a table)")
+        return self
+
+
+class Steps(_Section):
+    """How the steps that a budget buys become the steps of a run."""
+
+    multiple_of: Count = 1
+    """Steps are rounded to the nearest multiple."""
+    minimum: Count = 1
+    """A size that a budget trains for fewer steps is left out at that budget."""
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    """A run whose rounding takes it further off its budget is refused."""
 
 
 class Schedule(_Section):
@@ -181,6 +209,9 @@ class Data(_Section):
     max_bytes: Count | None = None
     validation_fraction: float = 0.05
     seed: int = 0
+    vocab_size: Count | None = None
+    """Vocabulary of the models, at least the tokenizer's; without it, the tokenizer's. With it, a plan can be
+    looked at before the corpus is there."""
 
     @model_validator(mode="after")
     def _prepares(self) -> "Data":
@@ -189,7 +220,8 @@ class Data(_Section):
 
     def corpus_spec(self) -> CorpusSpec:
         """The same fields as the data library takes them."""
-        return CorpusSpec(**{**self.model_dump(), "paths": tuple(self.paths)})
+        fields = self.model_dump(exclude={"vocab_size"})
+        return CorpusSpec(**{**fields, "paths": tuple(self.paths)})
 
 
 class Validation(_Section):
@@ -205,8 +237,11 @@ class Resources(_Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     runs_in_parallel: Count | None = None
-    """On a CPU: none means one a core over `threads`. On GPUs: runs that share one GPU, 1 if none."""
+    """At most so many at once; none leaves it to the cores, the memory and the GPUs that there are."""
     threads: Count = 1
+    """CPU threads of a run."""
+    gpus: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of a GPU that a run takes, where it trains on one: with 0.5, two runs share it."""
     timeout_s: Positive = 86_400
     hang_after_s: Positive = 600
     """A run that shows no progress for so long is ended, and resumed from its last checkpoint."""
@@ -243,10 +278,13 @@ class SweepSpec(_Section):
     archs: list[Arch] = Field(min_length=1)
     context_lengths: list[Annotated[int, Field(ge=8)]] = Field(min_length=1)
     budgets: list[Positive] = Field(min_length=1)
+    budgets_at: dict[Count, Annotated[list[Positive], Field(min_length=1)]] = {}
+    """Other budgets for a context length."""
     ladder: Ladder
     expected_optimum: PerArchOptimum | None = None
     learning_rate: PerArchLearningRate
     batch: BatchSize
+    steps: Steps = Steps()
     data: Data = Data()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
@@ -266,6 +304,12 @@ class SweepSpec(_Section):
 
     @model_validator(mode="after")
     def _complete(self) -> "SweepSpec":
+        for context_length in self.budgets_at:
+            if context_length not in self.context_lengths:
+                raise ValueError(f"budgets_at: {context_length} is none of context_lengths; add it there")
+        for arch in self.archs:
+            if not self.ladder.has(arch):
+                raise ValueError(f"ladder.shapes has no rung for {arch}; add one, or one for all")
         if self.ladder.sizes_per_budget is not None and self.expected_optimum is None:
             raise ValueError("ladder.sizes_per_budget needs expected_optimum, to centre the sizes")
         for key in ("learning_rate", "expected_optimum"):
@@ -274,6 +318,10 @@ class SweepSpec(_Section):
             if missing:
                 raise ValueError(f"{key} has no entry for {missing[0]}; add one, or one for all")
         return self
+
+    def budgets_of(self, context_length: int) -> list[float]:
+        """The budgets at one context length, ascending."""
+        return sorted(self.budgets_at.get(context_length, self.budgets))
 
     @cached_property
     def yaml(self) -> str:

@@ -17,6 +17,8 @@ from tasks.devices import device_kind, machine, runs_at_once
 from tasks.provenance import corpus_facts
 from tasks.state import State, write_atomically
 from xlstm.data import Corpus, prepare_corpus
+from xlstm.data.corpus import META
+from xlstm.run_spec import DataSpec
 
 __all__ = [
     "PlanView",
@@ -73,8 +75,27 @@ def prepare_data(spec: SweepSpec, state: State) -> Corpus:
 
 
 def plan_runs(spec: SweepSpec, corpus: Corpus) -> Plan:
-    """Lay out the runs of a spec on its corpus."""
-    return make_plan(spec, corpus.spec(), corpus.meta.vocab_size)
+    """Lay out the runs of a spec on its corpus.
+
+    SpecError where `data.vocab_size` is less than the tokenizer has.
+    """
+    declared, found = spec.data.vocab_size, corpus.meta.vocab_size
+    if declared is not None and declared < found:
+        raise SpecError(f"data.vocab_size = {declared}: the tokenizer has {found}; give at least that many")
+    return make_plan(spec, corpus.spec(), declared or found)
+
+
+def _is_prepared(spec: SweepSpec, state: State) -> bool:
+    return (state.data / spec.data.corpus_spec().folder_name / META).exists()
+
+
+def _plan_without_corpus(spec: SweepSpec) -> tuple[Plan, str]:
+    """The plan for the declared vocabulary, and what to say of the corpus; its run keys are not yet final."""
+    source, vocab_size = spec.data.corpus_spec(), spec.data.vocab_size
+    assert vocab_size is not None
+    data = DataSpec(name=source.name, tokenizer=source.tokenizer_label, content_hash="not prepared")
+    said = f"{source.name}, {source.tokenizer_label}: not prepared; planned for {vocab_size:,} kinds of token"
+    return make_plan(spec, data, vocab_size), said
 
 
 def save_plan(plan: Plan, corpus: Corpus, state: State) -> None:
@@ -106,23 +127,32 @@ class PlanView:
 
 
 def view_plan(spec: SweepSpec, state: State) -> PlanView:
-    """Plan a sweep without running it; the corpus is prepared, nothing is trained."""
-    corpus = prepare_data(spec, state)
-    plan = plan_runs(spec, corpus)
+    """Plan a sweep without running it; nothing is trained. A sweep for GPUs can be planned without one.
+
+    The corpus is prepared, unless the spec declares its vocabulary: then a plan needs no text.
+    """
+    if spec.data.vocab_size is not None and not _is_prepared(spec, state):
+        plan, corpus_said = _plan_without_corpus(spec)
+    else:
+        corpus = prepare_data(spec, state)
+        plan, meta = plan_runs(spec, corpus), corpus.meta
+        corpus_said = (
+            f"{meta.name}, {meta.tokenizer}: {meta.train.tokens:,} training tokens from"
+            f" {meta.train.documents:,} files, unigram loss {meta.unigram_entropy:.3f} nats per token"
+        )
     done = finished_keys(state)
     here = machine()
-    at_once = runs_at_once(spec.resources, here)
+    elsewhere = spec.resources.device == "cuda" and not here.gpus
+    at_once = 1 if elsewhere else runs_at_once(spec.resources, here)
     left_s = sum(run.estimated_s for run in plan.runs if run.run_key not in done)
-    meta = corpus.meta
     return PlanView(
         rows=plan.table.to_dicts(),
         train_flops=plan.train_flops,
         estimated_s=left_s / at_once,
         slots=at_once,
-        device=device_kind(spec.resources, here),
+        device="a GPU, of which this machine has none" if elsewhere else device_kind(spec.resources, here),
         cached=sum(run.run_key in done for run in plan.runs),
-        corpus=f"{meta.name}, {meta.tokenizer}: {meta.train.tokens:,} training tokens from"
-        f" {meta.train.documents:,} files, unigram loss {meta.unigram_entropy:.3f} nats per token",
+        corpus=corpus_said,
         quality=describe_plan(describe_plan_quality(plan.table)),
     )
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeps.grid import BUDGET_TOLERANCE, peak_learning_rate, sizes_around, steps_for
+from sweeps.grid import peak_learning_rate, sizes_around, steps_for
 from sweeps.plan import Plan, make_plan
 from sweeps.spec import LearningRate, SpecError, load_spec, parse_spec
 from tests.sweeps.test_spec import MINIMAL
@@ -28,7 +28,7 @@ def plan_of(profile: str) -> Plan:
 def test_every_planned_run_meets_its_budget(profile: str) -> None:
     for run in plan_of(profile).runs:
         flops = training_flops(run.spec.model, run.spec.context_length, run.spec.tokens)
-        assert abs(flops / run.budget - 1) <= BUDGET_TOLERANCE
+        assert abs(flops / run.budget - 1) <= load_spec(profile).steps.tolerance
         assert run.spec.steps * run.spec.batch_size * run.spec.context_length == run.D
         assert count_parameters(run.spec.model) == run.N
 
@@ -118,13 +118,14 @@ def test_what_does_not_fit_is_named(change: dict, message: str) -> None:
     batch_size=st.integers(1, 16),
 )
 def test_steps_meet_the_budget_or_say_why_not(budget: float, width: int, batch_size: int) -> None:
+    spec = parse_spec(MINIMAL)
     config = transformer_config(vocab_size=256, d_model=width, num_blocks=2, num_heads=2)
     per_step = training_flops(config, 64, batch_size * 64)
-    if abs(max(1, round(budget / per_step)) * per_step / budget - 1) > BUDGET_TOLERANCE:
+    if abs(max(1, round(budget / per_step)) * per_step / budget - 1) > spec.steps.tolerance:
         with pytest.raises(SpecError, match="off budget"):
-            steps_for(budget, config, 64, batch_size)
+            steps_for(spec, budget, config, 64, batch_size)
     else:
-        steps = steps_for(budget, config, 64, batch_size)
+        steps = steps_for(spec, budget, config, 64, batch_size)
         assert steps == max(1, round(budget / per_step))
 
 
