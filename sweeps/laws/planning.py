@@ -7,17 +7,18 @@ parabola gets wrong without any noise comes from `sweeps.laws.bias`.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
 from scipy.special import ndtri
 
 from sweeps.laws.bias import predicted_bias
-from sweeps.laws.design import Design, Surface
+from sweeps.laws.design import Design, Proposal, Surface, propose_runs, recentre
 from sweeps.laws.flop_curves import flops_of_runs
 from sweeps.laws.forms import LAWS
 from sweeps.laws.inputs import FlopFunction, Points, prepare
+from sweeps.laws.isoflop import fit_isoflop
 from sweeps.laws.optima import optima, tokens_at
 from sweeps.laws.parabola import distinct_sides, parabola_coefficients
 from sweeps.laws.types import FitError, Flag
@@ -39,6 +40,17 @@ class BudgetQuality:
     """Error of ln N* without noise."""
     inside: bool
     """The expected optimum has at least two sizes on each side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Centre:
+    """A planned budget beyond the vertices that are measured already, and where they put its optimum."""
+
+    budget: float
+    N_planned: float
+    """Middle of the planned sizes in ln N."""
+    N_expected: float
+    """By the line through the earlier vertices."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +77,10 @@ class GroupQuality:
     N_target_factor_law: float
     N_target_bias: float
     """Relative error of N* at the target without noise, through the parabolas."""
+    proposals: tuple[Proposal, ...] = ()
+    """Runs beside the plan that would shrink the law's interval of N* at the target most for their FLOPs."""
+    centres: tuple[Centre, ...] = ()
+    """Empty before there are finished runs."""
     flags: tuple[Flag, ...] = ()
 
 
@@ -113,12 +129,14 @@ def describe_plan_quality(
     noise: float = 0.005,
     target: float | None = None,
     level: float = 0.95,
+    finished: pl.DataFrame | None = None,
 ) -> PlanQuality:
     """Score a plan: `plan_table` has arch, context_length, budget, N, D and train_flops, one row a planned
     run.
 
     Without a `surface` each group is scored on one whose optimum runs through its grid's middle, which tells
-    what the grid can do at best. `target` is ten times the largest budget by default. Raises `FitError` for a
+    what the grid can do at best. `target` is ten times the largest budget by default. `finished` is the run
+    table of what is trained already: later budgets are centred on its vertices. Raises `FitError` for a
     missing column.
     """
     missing = [
@@ -135,7 +153,8 @@ def describe_plan_quality(
         plan_table.partition_by(["arch", "context_length"], as_dict=True).items(), key=str
     ):
         points = prepare(table.with_columns(loss=pl.lit(1.0)))
-        groups.append(_score(str(arch), int(context), points, surface, noise, goal, z))
+        group = _score(str(arch), int(context), points, surface, noise, goal, z)
+        groups.append(_centred(group, points, finished))
     assumptions: dict[str, float | str] = {
         "surface": "given"
         if surface
@@ -174,8 +193,54 @@ def _score(
         N_target_factor=float(np.exp(z * target_error)),
         N_target_factor_law=float(np.exp(z * law_target)),
         N_target_bias=bias.relative_N,
+        proposals=_proposals(points, surface, target, flops),
         flags=tuple(_flags(arch, context, budgets, bias.exponent_N, z * exponent_error)),
     )
+
+
+def _proposals(points: Points, surface: Surface, target: float, flops: FlopFunction) -> tuple[Proposal, ...]:
+    """Three runs, or none where the plan does not identify the law that tells their worth."""
+    try:
+        return propose_runs(points, surface, target, count=3, flops=flops)
+    except FitError:
+        return ()
+
+
+def _centred(group: GroupQuality, planned: Points, finished: pl.DataFrame | None) -> GroupQuality:
+    """With the centres that finished runs suggest for the budgets beyond them."""
+    vertices = _vertices(group, finished)
+    later = [budget for budget in group.budgets if vertices and budget.budget > 1.01 * max(vertices)]
+    if not later:
+        return group
+    expected = recentre(vertices, [budget.budget for budget in later])
+    middles = [np.log(planned.N[planned.budget == budget.budget]).mean() for budget in later]
+    centres = tuple(
+        Centre(budget=budget.budget, N_planned=float(np.exp(middle)), N_expected=float(N))
+        for budget, middle, N in zip(later, middles, expected, strict=True)
+    )
+    off = (c for c in centres if abs(np.log(c.N_expected / c.N_planned)) > _OFF_CENTRE)
+    flags = tuple(Flag(code="off-centre", severity="warning", message=_off_centre(group, c)) for c in off)
+    return replace(group, centres=centres, flags=(*group.flags, *flags))
+
+
+def _off_centre(group: GroupQuality, centre: Centre) -> str:
+    return (
+        f"{group.arch} at context {group.context_length}, budget {centre.budget:.3g}: the vertices put N*"
+        f" at {centre.N_expected:.3g}, the middle of the planned sizes is {centre.N_planned:.3g}; move them"
+    )
+
+
+def _vertices(group: GroupQuality, finished: pl.DataFrame | None) -> dict[float, float]:
+    """N* by FLOPs at the budgets whose finished runs have a usable parabola."""
+    if finished is None or "loss" not in finished.columns:
+        return {}
+    here = (pl.col("arch") == group.arch) & (pl.col("context_length") == group.context_length)
+    table = finished.filter(here)
+    try:
+        fit = fit_isoflop(prepare(table, drop_invalid=True), resamples=0)
+    except FitError:
+        return {}
+    return {parabola.train_flops: parabola.N.value for parabola in fit.usable}
 
 
 def _budgets(
@@ -233,6 +298,8 @@ def _law_errors(
     return design.error(exponent), design.error(slopes[:, 2])
 
 
+_OFF_CENTRE = float(np.log(1.5))
+"""Distance in ln N between a grid's middle and the expected optimum from which parabolas lean."""
 _WIDE = 0.1
 """Half-width of a from which a grid hardly tells the published exponents (.45 to .58) apart."""
 

@@ -29,7 +29,26 @@ def describe_plan(quality: PlanQuality) -> str:
         f"Expected {level:.0%} intervals through the parabolas, if ln L is noisy by {noise:g}",
         *aligned(rows),
     ]
-    return "\n".join([*lines, f"assumed surface: {surface}", *_flags(quality.flags)])
+    outlook = [line for group in quality.groups for line in _plan_outlook(group)]
+    return "\n".join([*lines, f"assumed surface: {surface}", *outlook, *_flags(quality.flags)])
+
+
+def _plan_outlook(group: GroupQuality) -> Iterator[str]:
+    """The runs worth adding, and where earlier vertices want later budgets."""
+    name = f"{group.arch}, context {group.context_length}"
+    if group.proposals:
+        first, last = group.proposals[0], group.proposals[-1]
+        runs = ", ".join(f"N {run.N:.3g} on D {run.D:.3g}" for run in group.proposals)
+        flops = sum(run.train_flops for run in group.proposals)
+        yield (
+            f"{name}: most for their FLOPs beside the plan: {runs} ({flops:.3g} FLOPs together); the law's"
+            f" standard error of ln N* falls from {first.error_before:.3f} to {last.error_after:.3f}"
+        )
+    for centre in group.centres:
+        yield (
+            f"{name}: the finished budgets put N* at {centre.budget:.3g} FLOPs near {centre.N_expected:.3g};"
+            f" its sizes are centred on {centre.N_planned:.3g}"
+        )
 
 
 def _plan_row(group: GroupQuality) -> tuple[str, ...]:

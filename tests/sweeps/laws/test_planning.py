@@ -9,6 +9,7 @@ from sweeps.laws.design import Design, Surface, propose_runs, recentre, target_s
 from sweeps.laws.isoflop import fit_isoflop
 from sweeps.laws.optima import optima
 from sweeps.laws.planning import describe_plan_quality, surface_through, vertex_error
+from sweeps.laws.text import describe_plan
 from tests.sweeps.laws.grids import HOFFMANN, closed_form_N, grid, run_table
 
 LAW = LAWS["chinchilla"]
@@ -122,6 +123,36 @@ def test_later_budgets_are_centred_on_earlier_vertices() -> None:
     assert flat == pytest.approx([1e8 * 10 ** (1.5 * 0.3)])
     with pytest.raises(FitError, match="no earlier vertex"):
         recentre({}, [1e20])
+
+
+def test_a_plan_says_which_runs_it_lacks() -> None:
+    """The promise of the proposals is what a design with them has, over one without."""
+    quality = describe_plan_quality(plan(), surface=SURFACE, target=TARGET)
+    group = quality.groups[0]
+    assert [run.error_before for run in group.proposals[1:]] == pytest.approx(
+        [run.error_after for run in group.proposals[:-1]]
+    )
+    N, D = (np.append(getattr(grid(), k), [getattr(r, k) for r in group.proposals]) for k in "ND")
+    after = Design.of(N, D, SURFACE)
+    last = group.proposals[-1].error_after
+    assert last == pytest.approx(after.error(target_slope(after, TARGET)), rel=1e-4)
+    assert "most for their FLOPs beside the plan" in describe_plan(quality)
+
+
+def test_finished_budgets_centre_the_later_ones() -> None:
+    """Sizes that were centred on a guess three times too small are told so by the first two parabolas."""
+    planned = grid(half_width=8.0, offsets=np.log(3.0))
+    done = run_table(planned).filter(pl.col("budget") < 1e19)
+    quality = describe_plan_quality(run_table(planned).drop("loss"), finished=done)
+    centres = {centre.budget: centre for centre in quality.groups[0].centres}
+    assert set(centres) == {1e19, 1e20, 1e21}
+    for budget, centre in centres.items():
+        truth = float(closed_form_N(np.array(budget), HOFFMANN))
+        assert centre.N_planned == pytest.approx(truth / 3, rel=1e-9)
+        assert centre.N_expected == pytest.approx(truth, rel=0.25)
+    assert [flag.code for flag in quality.flags].count("off-centre") == 3
+    assert "the finished budgets put N* at 1e+19 FLOPs near" in describe_plan(quality)
+    assert not describe_plan_quality(run_table(planned).drop("loss")).groups[0].centres
 
 
 def test_a_surface_tells_the_noise_free_losses() -> None:
