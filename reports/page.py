@@ -1,29 +1,23 @@
 """One self-contained HTML page: no network, no files beside it, the same bytes for the same input."""
 
-import json
 import os
 import tempfile
 from collections.abc import Iterable
 from datetime import datetime
-from functools import cache
-from importlib.resources import files
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
-import altair as alt
 import polars as pl
-import vl_convert
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from reports import figures, numbers, run_tables, tables
+from reports import figures, run_tables, tables
 from reports.answer import answer
 from reports.cells import Table, compact
+from reports.embed import script, script_json, template, vega, vega_bundle
 from reports.facts import conditions, data_facts, facts
-from reports.figures import CONFIG, Figure
+from reports.figures import Figure
 from reports.notices import notices
-from reports.palette import arch_color, arch_label, css_variables
+from reports.palette import css_variables
 from reports.provenance import Provenance
 from reports.view import View, make_view
 from reports.whatif import what_if
@@ -44,27 +38,27 @@ def render(
     view = make_view(runs, analysis, provenance, curves)
     drawn = draw(view)
     panel = what_if(view)
-    return _template().render(
+    return template("report.html.j2").render(
         view=view,
         provenance=provenance,
         made=_date(provenance.created_at),
         answer=answer(view),
         notices=notices(view),
         figures=drawn,
-        figure_data=_script_json(_vega(chain.from_iterable(drawn.values()))),
+        figure_data=script_json(vega(chain.from_iterable(drawn.values()))),
         tables=_tables(view),
         conditions=conditions(view),
         linked=view.runs["url"].count() > 0,
         what_if=panel,
         level=f"{100 * view.level:.3g}%" if view.analysis.settings.get("resamples") else "",
-        what_if_data=_script_json(panel),
+        what_if_data=script_json(panel),
         diagnostics=[(view.label(g), tables.diagnostics(g)) for g in view.groups],
         facts=facts(view),
         data_facts=data_facts(provenance),
         light=Markup(css_variables(len(view.budgets), dark=False)),
         dark=Markup(css_variables(len(view.budgets), dark=True)),
-        vega=Markup(_vega_bundle()),
-        scripts={name: _script(name) for name in _SCRIPTS},
+        vega=Markup(vega_bundle()),
+        scripts={name: script(name) for name in _SCRIPTS},
     )
 
 
@@ -138,54 +132,4 @@ def _tables(view: View) -> dict[str, Table | None]:
     return {make.__name__: compact(table) if (table := make(view)).rows else None for make in makers}
 
 
-def _vega(drawn: Iterable[Figure]) -> dict[str, Any]:
-    """Chart specifications by the id of their element. Altair names data by content, so equal data merge."""
-    charts: dict[str, Any] = {}
-    datasets: dict[str, Any] = {}
-    for figure in drawn:
-        for i, panel in enumerate(figure.panels):
-            spec = panel.chart.to_dict(validate=False)
-            spec["width"] = "container"
-            datasets |= spec.pop("datasets", {})
-            for key in ("$schema", "config", "usermeta"):
-                spec.pop(key, None)
-            charts[f"{figure.key}-{i}"] = spec
-    return {"config": CONFIG, "datasets": datasets, "charts": charts}
-
-
-def _script_json(value: object) -> Markup:
-    """JSON that cannot end its script element or open another, whatever its strings hold."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
-
-
-@cache
-def _vega_bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script. Plain text: unpacking it would take a stream, which
-    printers and screenshots do not wait for."""
-    version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", version)
-    if "</script" in bundle.lower():
-        raise RuntimeError("the Vega bundle holds a closing script tag and cannot be inlined")
-    return bundle
-
-
 _SCRIPTS = ("controls", "figures", "tables", "format", "laws", "whatif")
-
-
-def _script(name: str) -> Markup:
-    """One of our own scripts, to be written into the page."""
-    return Markup(files("reports").joinpath(f"templates/{name}.js").read_text(encoding="utf-8"))
-
-
-@cache
-def _template() -> Any:
-    environment = Environment(
-        loader=PackageLoader("reports"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(arch_color=arch_color, arch_label=arch_label, numbers=numbers)
-    return environment.get_template("report.html.j2")

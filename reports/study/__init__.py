@@ -1,0 +1,1 @@
+"""The report of a published study: what it concludes, where it erred, what was reproduced."""
