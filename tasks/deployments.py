@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -18,14 +18,18 @@ from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterState,
     FlowRunFilterStateType,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.states import Cancelling, Crashed
 
+from tasks import services
 from tasks.environment import environment
 from tasks.errors import UserError
-from tasks.locks import is_held, sweep_lock
+from tasks.processes import flow_runs_alive
 from tasks.services import POOL
 from tasks.state import State, project_root, write_atomically
 
@@ -33,10 +37,14 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 OPEN = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING)
+UNDER_WAY = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+"""States that claim a process."""
+OVER = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
+GONE = "its process is gone"
 REFUSED = "Refused"
 """Name of the failed state of a flow whose user has something to mend; its message is one line."""
-START_GRACE_S = 30.0
-"""A flow run may be this old without holding its sweep's lock: its process is still importing."""
+START_GRACE_S = 60.0
+"""A worker that lives may take this long from accepting a flow run to starting its process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,20 +89,18 @@ def start_or_join(
 ) -> tuple[UUID, bool]:
     """Start a flow run of `FLOW/DEPLOYMENT`, or join the one that is under way with the same parameters.
 
-    Returns its id, and whether it was joined. Runs whose process is gone are marked Crashed on the way.
+    Returns its id, and whether it was joined. What claims to run and is gone is marked Crashed first.
     """
+    bury_the_dead(state)
     with get_client(sync_client=True) as client:
         try:
             target = client.read_deployment_by_name(deployment)
         except ObjectNotFound as error:
             raise UserError(f"deployment {deployment!r}: not known; see prefect.yaml") from error
         wanted = {**target.parameters, **parameters}
-        for run in _open_runs(client, target.id):
-            if not _is_gone(state, run, sweep):
-                if run.parameters == wanted:
-                    return run.id, True
-                continue
-            client.set_flow_run_state(run.id, Crashed(message="its process is gone"), force=True)
+        for run in _runs(client, OPEN, target.id):
+            if run.parameters == wanted:
+                return run.id, True
         return client.create_flow_run_from_deployment(target.id, parameters=dict(parameters)).id, False
 
 
@@ -116,19 +122,46 @@ def cancel(flow_run_id: UUID, wait_s: float = 60.0) -> FlowState:
     return now
 
 
-def _open_runs(client: "SyncPrefectClient", deployment_id: UUID) -> list[FlowRun]:
+def bury_the_dead(state: State) -> list[UUID]:
+    """Mark Crashed what a worker of this state folder started and whose process is gone; the flow runs' ids.
+
+    A kill of worker, server or runner, or a power cut, leaves flow runs and task runs that say Running for
+    ever. Flow runs that no worker started, as from a notebook, are not ours to judge.
+    """
+    living = flow_runs_alive()
+    with get_client(sync_client=True) as client:
+        buried = [run.id for run in _runs(client, UNDER_WAY) if _is_gone(state, run, living)]
+        for flow_run_id in buried:
+            client.set_flow_run_state(flow_run_id, Crashed(message=GONE), force=True)
+        running = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=list(UNDER_WAY))))
+        over = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(OVER))))
+        while left := client.read_task_runs(task_run_filter=running, flow_run_filter=over, limit=200):
+            for task_run in left:
+                client.set_task_run_state(task_run.id, Crashed(message=GONE), force=True)
+    return buried
+
+
+def _runs(
+    client: "SyncPrefectClient", states: Sequence[StateType], deployment_id: UUID | None = None
+) -> list[FlowRun]:
+    only = None if deployment_id is None else DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id]))
     return client.read_flow_runs(
-        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id])),
-        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(OPEN)))),
+        deployment_filter=only,
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states)))
+        ),
     )
 
 
-def _is_gone(state: State, run: FlowRun, sweep: str) -> bool:
-    """Whether a run that claims to be under way has lost its process: the kernel freed the sweep's lock."""
-    if run.state is None or run.state.type == StateType.SCHEDULED:
+def _is_gone(state: State, run: FlowRun, living: Set[str]) -> bool:
+    """Whether a run that a worker started has no process, and no living worker is about to start one."""
+    if run.deployment_id is None or run.state is None or str(run.id) in living:
         return False
-    age_s = time.time() - run.state.timestamp.timestamp()
-    return age_s > START_GRACE_S and not is_held(sweep_lock(state, sweep))
+    accepted = run.state.timestamp.timestamp()
+    worker = services.recorded(state).get("worker")
+    if run.state.type != StateType.PENDING or worker is None or not worker.identity.alive:
+        return True
+    return worker.identity.started > accepted or time.time() - accepted > START_GRACE_S
 
 
 def _has_pool() -> bool:

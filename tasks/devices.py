@@ -1,33 +1,54 @@
-"""Which devices there are, and the tokens that keep two trainings from sharing one by accident."""
+"""What this machine has for trainings: cores, memory, GPUs; and how many runs of a spec go there at once."""
 
 import os
 import shutil
 import subprocess
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
 
-from filelock import FileLock, Timeout
+import psutil
 
+from sweeps.plan import PlannedRun
 from sweeps.spec import Resources
 from tasks.errors import UserError
-from tasks.state import State
 
-POLL_S = 0.05
+HOST_SHARE = 0.9
+"""Of the memory; the rest is for the system, the services and the flow."""
+GPU_RUN_HOST_BYTES = 3 * 2**30
+"""Host memory of a training on a GPU: CUDA's context and libraries."""
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slot:
-    """Room for one training: a device, and which of its runs in parallel this is."""
+class Gpu:
+    """One GPU as the driver knows it."""
 
-    device: str
-    """`cpu`, or `cuda:0` and so on as this process's children count them."""
-    index: int
+    name: str
+    uuid: str
+    memory_bytes: int
 
-    @property
-    def name(self) -> str:
-        return f"{self.device.replace(':', '-')}-{self.index}"
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Room for trainings."""
+
+    threads: int
+    memory_bytes: int
+    gpus: tuple[Gpu, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """What a run takes of a machine while it trains."""
+
+    device: Literal["cpu", "cuda"]
+    threads: int
+    memory_bytes: int
+    """Of the host."""
+    gpu_share: float = 0.0
+    gpu_bytes: int = 0
 
 
 def cpu_count() -> int:
@@ -36,72 +57,77 @@ def cpu_count() -> int:
 
 
 def gpu_names() -> list[str]:
-    """NVIDIA GPUs that children of this process will see, asked of the driver and not of torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    """NVIDIA GPUs that children of this process will see."""
+    return [gpu.name for gpu in gpus()]
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """The GPUs that children of this process will see, in their order; asked of the driver."""
+    return _gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+@cache
+def _gpus(visible: str | None) -> tuple[Gpu, ...]:
     if visible is not None and visible.strip() in ("", "-1"):
-        return []
+        return ()
     if shutil.which("nvidia-smi") is None:
-        return []
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        return ()
+    query = ["nvidia-smi", "--query-gpu=name,uuid,memory.total", "--format=csv,noheader,nounits"]
     asked = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
-    names = asked.stdout.strip().splitlines() if asked.returncode == 0 else []
-    return names if visible is None else names[: len(visible.split(","))]
+    lines = asked.stdout.strip().splitlines() if asked.returncode == 0 else []
+    found = [_gpu(line) for line in lines]
+    if visible is None:
+        return tuple(found)
+    return tuple(gpu for entry in visible.split(",") for gpu in _named(found, entry.strip()))
 
 
-def slots(resources: Resources) -> tuple[Slot, ...]:
-    """Room for trainings at the same time: one a GPU, or one for `threads` cores, unless the spec says."""
-    gpus = 0 if resources.device == "cpu" else len(gpu_names())
-    if resources.device == "cuda" and not gpus:
+def _gpu(line: str) -> Gpu:
+    name, uuid, mebibytes = (field.strip() for field in line.rsplit(",", 2))
+    return Gpu(name=name, uuid=uuid, memory_bytes=int(mebibytes) * 2**20)
+
+
+def _named(found: list[Gpu], entry: str) -> list[Gpu]:
+    """The GPU of an entry of CUDA_VISIBLE_DEVICES: an index, or the beginning of a UUID."""
+    if entry.isdecimal():
+        return found[int(entry) : int(entry) + 1]
+    return [gpu for gpu in found if entry and gpu.uuid.startswith(entry)][:1]
+
+
+def machine() -> Machine:
+    """This machine, as far as this process's control group and affinity let it be used."""
+    limits = [psutil.virtual_memory().total]
+    for path in CGROUP_LIMITS:
+        text = path.read_text().strip() if path.exists() else "max"
+        if text != "max":
+            limits.append(int(text))
+    return Machine(threads=cpu_count(), memory_bytes=int(min(limits) * HOST_SHARE), gpus=gpus())
+
+
+def device_kind(resources: Resources, here: Machine) -> Literal["cpu", "cuda"]:
+    """Where runs of a spec train here; UserError where the spec asks for a GPU and none is visible."""
+    if resources.device == "cuda" and not here.gpus:
         raise UserError("resources.device = cuda: no NVIDIA GPU is visible here; use auto or cpu")
-    if gpus:
-        each = resources.runs_in_parallel or 1
-        return tuple(Slot(device=f"cuda:{gpu}", index=k) for k in range(each) for gpu in range(gpus))
-    count = resources.runs_in_parallel or max(1, cpu_count() // resources.threads)
-    return tuple(Slot(device="cpu", index=k) for k in range(count))
+    return "cuda" if here.gpus and resources.device != "cpu" else "cpu"
 
 
-class SlotPool:
-    """Hands out slots to threads. File locks hold for all flows of a state folder; death frees them."""
-
-    def __init__(self, state: State, available: Sequence[Slot]) -> None:
-        self._locks = {
-            slot: FileLock(state.lock(f"slot-{slot.name}"), thread_local=False) for slot in available
-        }
-        self._guard = threading.Lock()
-        self.stopped = threading.Event()
-
-    def stop(self) -> None:
-        """Let waiting threads give up with `SlotsClosed`."""
-        self.stopped.set()
-
-    @contextmanager
-    def take(self) -> Iterator[Slot]:
-        """A free slot; waits for one."""
-        slot = self._wait()
-        try:
-            yield slot
-        finally:
-            self._locks[slot].release()
-
-    def _wait(self) -> Slot:
-        while not self.stopped.is_set():
-            for slot, lock in self._locks.items():
-                if self._acquired(lock):
-                    return slot
-            self.stopped.wait(POLL_S)
-        raise SlotsClosed("the sweep is stopping")
-
-    def _acquired(self, lock: FileLock) -> bool:
-        """File locks are reentrant within a process, so threads ask one after the other."""
-        with self._guard:
-            if lock.is_locked:
-                return False
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                return False
-            return True
+def need(run: PlannedRun, resources: Resources, here: Machine) -> Need:
+    """What a run takes here. One that is larger than the machine gets the whole of it, alone."""
+    threads = min(resources.threads, here.threads)
+    if device_kind(resources, here) == "cpu":
+        memory = min(run.memory_bytes, here.memory_bytes)
+        return Need(device="cpu", threads=threads, memory_bytes=memory)
+    return Need(
+        device="cuda",
+        threads=threads,
+        memory_bytes=min(GPU_RUN_HOST_BYTES, here.memory_bytes),
+        gpu_share=resources.gpus,
+        gpu_bytes=run.memory_bytes,
+    )
 
 
-class SlotsClosed(RuntimeError):
-    """No slot is handed out any more."""
+def runs_at_once(resources: Resources, here: Machine) -> int:
+    """How many runs of a spec this machine has cores and GPUs for, and no more than the spec allows."""
+    room = max(1, here.threads // min(resources.threads, here.threads))
+    if device_kind(resources, here) == "cuda":
+        room = min(room, len(here.gpus) * int(1 / resources.gpus + 1e-9))
+    return min(room, resources.runs_in_parallel or room)

@@ -54,18 +54,21 @@ class Launcher:
         if zygote is not None:
             zygote.close()
 
-    def run(self, job: TrainJob, *, timeout_s: float, hang_after_s: float = math.inf) -> RunResult:
+    def run(
+        self, job: TrainJob, *, timeout_s: float, hang_after_s: float = math.inf, lease: int | None = None
+    ) -> RunResult:
         """Train to the end and return what came of it, finished or failed; failing runs do not raise.
 
         `timeout_s` counts from the start of the training's own process, `hang_after_s` from its last sign of
-        life, a write to its progress file. LauncherError where no process can be started at all.
+        life, a write to its progress file. `lease` is an open file that the training keeps open to its end.
+        LauncherError where no process can be started at all.
         """
         job.run_dir.mkdir(parents=True, exist_ok=True)
         (job.run_dir / RESULT).unlink(missing_ok=True)
         log = job.run_dir / LOG
         log_start = log.stat().st_size if log.exists() else 0
         limits = Limits(timeout_s=timeout_s, hang_after_s=hang_after_s, progress=job.run_dir / PROGRESS)
-        end = self._child({"job": job.to_json(), "log": str(log)}, limits)
+        end = self._child({"job": job.to_json(), "log": str(log)}, limits, lease)
         result = _read_result(job.run_dir / RESULT)
         if result is not None:
             return result
@@ -80,8 +83,8 @@ class Launcher:
             request = {"job": job.to_json(), "log": str(log), "death": reason, "failure": failure}
             self._child(request, Limits(timeout_s=RECORD_TIMEOUT_S))
 
-    def _child(self, request: Request, limits: Limits) -> End:
-        with self._request(request) as child:
+    def _child(self, request: Request, limits: Limits, lease: int | None = None) -> End:
+        with self._request(request, lease) as child:
             end = child.wait(limits)
         if end.code is None and end.cause is not None:
             self._abandon()
@@ -93,17 +96,17 @@ class Launcher:
             if self._zygote is not None:
                 self._zygote.kill()
 
-    def _request(self, request: Request) -> Child:
+    def _request(self, request: Request, lease: int | None) -> Child:
         """Ask the zygote for a child; where the zygote died, a new one, which then has to live."""
         with self._guard:
             zygote = self._living()
-        child = zygote.request(request)
+        child = zygote.request(request, lease)
         if child is None:
             with self._guard:
                 if self._zygote is zygote:
                     self._zygote = None
                 zygote = self._living()
-            child = zygote.request(request)
+            child = zygote.request(request, lease)
         if child is None:
             raise LauncherError(f"trainings cannot be started: {zygote.last_words()}")
         return child
@@ -137,7 +140,7 @@ class _Zygote:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def request(self, request: Request) -> Child | None:
+    def request(self, request: Request, lease: int | None = None) -> Child | None:
         """A child that works on the request; None where the zygote died instead.
 
         Its death shows here before `alive` sees it.
@@ -146,7 +149,8 @@ class _Zygote:
         mine.settimeout(IMPORT_TIMEOUT_S)
         try:
             with theirs:
-                socket.send_fds(self._control, [json.dumps(request).encode()], [theirs.fileno()])
+                descriptors = [theirs.fileno(), *([] if lease is None else [lease])]
+                socket.send_fds(self._control, [json.dumps(request).encode()], descriptors)
             if number := mine.recv(64):
                 return Child(connection=mine, pid=int(number))
         except TimeoutError:

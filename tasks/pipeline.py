@@ -29,15 +29,15 @@ from sweeps.laws import readers
 from sweeps.laws.types import Analysis
 from sweeps.plan import Plan, PlannedRun
 from sweeps.spec import SweepSpec
-from tasks import preparation, results, tracking
-from tasks.deployments import REFUSED
-from tasks.devices import SlotPool, slots
+from tasks import deployments, preparation, results, tracking
+from tasks.devices import machine, runs_at_once
 from tasks.errors import UserError, user_errors
+from tasks.leases import Ledger, ledger_folder
 from tasks.locks import sweep_lock
 from tasks.progress import ProgressWriter
 from tasks.state import State, open_state
 from tasks.tracking_db import ensure_tracking_db
-from tasks.training import Trainer
+from tasks.training import Hearing, Trainer
 from xlstm.data import Corpus
 
 P = ParamSpec("P")
@@ -75,7 +75,7 @@ def refuse_politely(flow: Callable[P, PrefectState]) -> Callable[P, PrefectState
         try:
             return flow(*args, **kwargs)
         except user_errors() as error:
-            return Failed(name=REFUSED, message=" ".join(str(error).split()))
+            return Failed(name=deployments.REFUSED, message=" ".join(str(error).split()))
 
     return guarded
 
@@ -89,6 +89,7 @@ def open_sweep(
     spec = preparation.read_spec(profile, overrides)
     state = open_state()
     ensure_tracking_db(state)
+    deployments.bury_the_dead(state)
     name = spec.name if table is None else Path(table).stem
     lock = sweep_lock(state, name)
     try:
@@ -122,69 +123,56 @@ def make_plan(sweep: Sweep, corpus: Corpus) -> Plan:
     """The runs in the order of their training, written to the sweep's folder and shown as an artifact."""
     plan = preparation.plan_runs(sweep.spec, corpus)
     preparation.save_plan(plan, corpus, sweep.state)
-    sweep.progress.plan(plan.runs, slots=len(slots(sweep.spec.resources)))
+    sweep.progress.plan(plan.runs, slots=runs_at_once(sweep.spec.resources, machine()))
     create_table_artifact(
         table=results.plan_rows(plan), key=artifact_key("plan", sweep.name), description="Planned runs"
     )
     return plan
 
 
-def train_all(sweep: Sweep, plan: Plan, corpus: Corpus) -> None:
-    """Train what no finished MLflow run holds yet, as many at a time as there are slots.
+class Reporter(Hearing):
+    """Tells the followers of a sweep, and the log of its flow, how the runs go on."""
 
-    A failed run is a failed task and no more. UserError where not one run of the plan is finished.
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+
+    def started(self, run: PlannedRun) -> None:
+        self.sweep.progress.run(run.run_key, "running")
+
+    def retried(self, run: PlannedRun, attempt: int, error: str) -> None:
+        self.sweep.progress.retry(run.run_key, attempt, error)
+        get_run_logger().warning("%s: attempt %d, after: %s", run.name, attempt, error)
+
+
+def train_all(sweep: Sweep, plan: Plan, corpus: Corpus) -> None:
+    """Train what no finished MLflow run holds yet, as many at a time as the machine has room for.
+
+    A failed run is a failed task and no more.
     """
     sweep.progress.stage("training")
-    for key in tracking.reconcile(sweep.state):
-        get_run_logger().warning("run %s was cut off earlier; marked KILLED", key[:12])
-    diverged = tracking.diverged_runs(sweep.state)
-    available = slots(sweep.spec.resources)
+    here = machine()
+    ledger = Ledger(ledger_folder(), here)
     with (
-        ThreadPoolTaskRunner[PrefectState](max_workers=len(available)) as runner,
-        Trainer(sweep.spec, sweep.state, corpus, SlotPool(sweep.state, available)) as trainer,
+        ThreadPoolTaskRunner[PrefectState](max_workers=runs_at_once(sweep.spec.resources, here)) as runner,
+        Trainer(sweep.spec, sweep.state, corpus, ledger, hearing=Reporter(sweep)) as trainer,
     ):
         futures = [
-            runner.submit(
-                train,
-                {"sweep": sweep, "trainer": trainer, "run": run, "diverged": diverged.get(run.run_key)},
-            )
-            for run in plan.runs
+            runner.submit(train, {"sweep": sweep, "trainer": trainer, "run": run}) for run in plan.runs
         ]
         for future in futures:
             future.wait()
 
 
 @task(name="train", task_run_name="train {run.name}", cache_policy=NO_CACHE)
-def train(sweep: Sweep, trainer: Trainer, run: PlannedRun, diverged: str | None) -> PrefectState:
-    """One run: Cached where it is finished, Failed where it is known to diverge, else trained."""
-    if trainer.is_finished(run):
-        sweep.progress.run(run.run_key, "cached")
+def train(sweep: Sweep, trainer: Trainer, run: PlannedRun) -> PrefectState:
+    """One run: Cached where it is finished already, Failed where it cannot be, else trained to its end."""
+    outcome = trainer.complete(run)
+    sweep.progress.run(run.run_key, outcome.status, outcome.error)
+    if outcome.status == "failed":
+        return Failed(message=f"{run.name} (N {run.N:,}, {run.budget:.3g} FLOPs): {outcome.error}")
+    if outcome.status == "cached":
         return Completed(name="Cached", message="a finished MLflow run has this run key")
-    if diverged is not None:
-        return failed(
-            sweep, run, f"{diverged} (earlier, and would again: lower its learning rate)"
-        )
-    with trainer.take(run) as slot:
-        if trainer.is_finished(run):
-            sweep.progress.run(run.run_key, "cached")
-            return Completed(name="Cached", message="another flow trained it meanwhile")
-        sweep.progress.run(run.run_key, "running")
-
-        def say(attempt: int, error: str) -> None:
-            sweep.progress.retry(run.run_key, attempt, error)
-            get_run_logger().warning("%s: attempt %d, after: %s", run.name, attempt, error)
-
-        outcome = trainer.train(run, slot, say)
-    if outcome.error is not None:
-        return failed(sweep, run, outcome.error)
-    sweep.progress.run(run.run_key, "finished")
     return Completed(message=f"validation loss {outcome.loss:.4f} nats per token")
-
-
-def failed(sweep: Sweep, run: PlannedRun, error: str) -> PrefectState:
-    """The state of a run that did not finish, which ends nothing else."""
-    sweep.progress.run(run.run_key, "failed", error)
-    return Failed(message=f"{run.name} (N {run.N:,}, {run.budget:.3g} FLOPs): {error}")
 
 
 @task(name="gather", cache_policy=NO_CACHE)

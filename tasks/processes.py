@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +14,9 @@ from pathlib import Path
 import psutil
 
 LOOPBACK = "127.0.0.1"
+FLOW_RUN_VARIABLE = "PREFECT__FLOW_RUN_ID"
+ENGINE = re.compile(r"prefect\.(flow_)?engine$|.*prefect/runner/_workspace_\w+\.py$|prefect\.runner\._\w+$")
+"""Of the command lines by which Prefect's worker runs a flow."""
 OWNER_VARIABLE = "ISOFLOP_SERVICE"
 """In the environment of every service: whose it is, readable from outside."""
 
@@ -119,6 +123,19 @@ def session_leader(process: psutil.Process) -> Identity:
     """Identity of the leader of a process's session."""
     leader = psutil.Process(os.getsid(process.pid))
     return Identity(pid=leader.pid, started=leader.create_time())
+
+
+def flow_runs_alive() -> set[str]:
+    """Ids of the Prefect flow runs whose engine is a process of this machine.
+
+    Their trainings have the same variable and end a little later: they do not make a flow run alive.
+    """
+    ids = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(ENGINE.match(argument) for argument in process.cmdline()):
+                ids.add(process.environ().get(FLOW_RUN_VARIABLE, ""))
+    return ids - {""}
 
 
 def owned_sessions(home: str) -> list[Identity]:

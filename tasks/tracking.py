@@ -1,12 +1,14 @@
 """What a sweep asks of MLflow and tells it. The client is imported when first used: it takes two seconds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from sweeps.gather import finished_runs
 from tasks.locks import is_held
 from tasks.state import State
 from xlstm.training.failures import Failure
@@ -48,10 +50,25 @@ def finished_run(state: State, run_key: str) -> str | None:
     return None
 
 
-def diverged_runs(state: State) -> dict[str, str]:
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """Runs that no training can add to."""
+
+    finished: frozenset[str] = frozenset()
+    """Run keys with a finished run and a loss."""
+    diverged: Mapping[str, str] = field(default_factory=dict)
     """Run keys whose training diverged, with the error. They would again: a key determines its run."""
-    found = _search(state, f"tags.`{FAILURE}` = '{Failure.DIVERGED}'")
-    return {run.data.tags[RUN_KEY]: run.data.tags[ERROR] for run in found if RUN_KEY in run.data.tags}
+
+
+def settled(state: State) -> Settled:
+    """What the store holds now, in two queries however many runs there are."""
+    diverged = _search(state, f"tags.`{FAILURE}` = '{Failure.DIVERGED}'")
+    return Settled(
+        finished=frozenset(finished_runs(state.tracking_uri)),
+        diverged={
+            run.data.tags[RUN_KEY]: run.data.tags[ERROR] for run in diverged if RUN_KEY in run.data.tags
+        },
+    )
 
 
 def orphans(state: State) -> list[Any]:

@@ -1,88 +1,143 @@
-"""One planned run after another: done already, or trained in a process of its own on a slot."""
+"""One planned run after another: done already, or trained in a process of its own."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from sweeps.plan import PlannedRun
 from sweeps.spec import SweepSpec
 from tasks import tracking
-from tasks.devices import Slot, SlotPool
-from tasks.launcher import Launcher
-from tasks.locks import run_lock
+from tasks.devices import need
+from tasks.launcher import ZYGOTE, Launcher
+from tasks.leases import Grant, LeasesClosed, Ledger
+from tasks.locks import run_lock, wait_for
 from tasks.retries import next_attempt
 from tasks.state import State
 from xlstm.data import Corpus
 from xlstm.training.failures import Failure
 from xlstm.training.job import RunResult, TrainJob
 
-OnRetry = Callable[[int, str], None]
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a planned run."""
+
+    status: Literal["cached", "finished", "failed"]
+    loss: float | None = None
+    error: str | None = None
+
+
+class Hearing:
+    """Hears how runs go on; this one says nothing. Called from the threads that train."""
+
+    def started(self, run: PlannedRun) -> None:
+        """A run has room and is trained now."""
+
+    def retried(self, run: PlannedRun, attempt: int, error: str) -> None:
+        """A run is tried again, after `error`."""
 
 
 class Trainer:
     """Trains the runs of a sweep. Threads may share one; leaving it ends every training that still runs."""
 
-    def __init__(self, spec: SweepSpec, state: State, corpus: Corpus, pool: SlotPool) -> None:
+    def __init__(
+        self,
+        spec: SweepSpec,
+        state: State,
+        corpus: Corpus,
+        ledger: Ledger,
+        *,
+        hearing: Hearing | None = None,
+        zygote: Sequence[str] = ZYGOTE,
+    ) -> None:
         self.spec = spec
         self.state = state
         self.corpus = corpus
-        self.pool = pool
+        self.ledger = ledger
+        self.hearing = hearing or Hearing()
+        self._zygote = zygote
         self._exit = ExitStack()
         self._guard = threading.Lock()
         self._launcher: Launcher | None = None
+        self._settled = tracking.Settled()
 
     def __enter__(self) -> Self:
+        """Close what died without a word, and see what is done already."""
         tracking.ensure_experiment(self.state, self.spec.name)
+        tracking.reconcile(self.state)
+        self._settled = tracking.settled(self.state)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.pool.stop()
+        self.ledger.stop()
         self._exit.__exit__(kind, error, trace)
 
-    def is_finished(self, run: PlannedRun) -> bool:
-        """Whether MLflow holds a finished run of this key."""
-        return tracking.finished_run(self.state, run.run_key) is not None
+    def complete(self, run: PlannedRun) -> Outcome:
+        """Have a run finished: it is already, or it is trained in a process of its own, or it fails."""
+        if run.run_key in self._settled.finished:
+            return Outcome(status="cached")
+        if run.run_key in self._settled.diverged:
+            error = (
+                f"{self._settled.diverged[run.run_key]} (earlier, and would again: lower its learning rate)"
+            )
+            return Outcome(status="failed", error=error)
+        with self.take(run) as grant:
+            if tracking.finished_run(self.state, run.run_key) is not None:
+                return Outcome(status="cached")  # another flow trained it meanwhile
+            self.hearing.started(run)
+            result = self.train(run, grant)
+        return Outcome(status=result.status, loss=result.loss, error=result.error)
 
     @contextmanager
-    def take(self, run: PlannedRun) -> Iterator[Slot]:
-        """A slot, and this run for this flow alone; waits for both."""
-        with self.pool.take() as slot, run_lock(self.state, run.run_key):
-            yield slot
+    def take(self, run: PlannedRun) -> Iterator[Grant]:
+        """This run for this flow alone, then room on the machine; waits for both.
 
-    def train(self, run: PlannedRun, slot: Slot, say: OnRetry = lambda attempt, error: None) -> RunResult:
-        """Train to the end, trying again by the rules of `retries`; a failure that stays is a failed result.
-
-        `say` hears of every further attempt, and of the error before it.
+        In this order, since a flow that waits for another's run shall keep no room from others meanwhile.
         """
+        lock = run_lock(self.state, run.run_key)
+        if not wait_for(lock, self.ledger.stopped):
+            raise LeasesClosed("the sweep is stopping")
+        try:
+            with self.ledger.take(need(run, self.spec.resources, self.ledger.machine)) as grant:
+                yield grant
+        finally:
+            lock.release()
+
+    def train(self, run: PlannedRun, grant: Grant) -> RunResult:
+        """Train to the end, again by the rules of `retries`; a failure that stays is a failed result."""
         resources = self.spec.resources
         failures: list[Failure] = []
         micro_batch: int | None = None
         while True:
-            job = self._job(run, slot, attempt=len(failures) + 1, micro_batch=micro_batch)
+            job = self._job(run, grant, attempt=len(failures) + 1, micro_batch=micro_batch)
             result = self._launch().run(
-                job, timeout_s=resources.timeout_s, hang_after_s=resources.hang_after_s
+                job,
+                timeout_s=resources.timeout_s,
+                hang_after_s=resources.hang_after_s,
+                lease=grant.descriptor,
             )
             if result.failure is None:
                 return result
             failures.append(result.failure)
             retry = next_attempt(failures, run.spec.batch_size, micro_batch)
-            if retry is None or self.pool.stopped.wait(retry.pause_s):
+            if retry is None or self.ledger.stopped.wait(retry.pause_s):
                 return result
             micro_batch = retry.micro_batch
-            say(len(failures) + 1, result.error or retry.reason)
+            self.hearing.retried(run, len(failures) + 1, result.error or retry.reason)
 
     def _launch(self) -> Launcher:
         """The launcher, started by the first run that needs it: it imports torch, which takes seconds."""
         with self._guard:
             if self._launcher is None:
-                self._launcher = self._exit.enter_context(Launcher())
+                self._launcher = self._exit.enter_context(Launcher(self._zygote))
             return self._launcher
 
-    def _job(self, run: PlannedRun, slot: Slot, *, attempt: int, micro_batch: int | None) -> TrainJob:
+    def _job(self, run: PlannedRun, grant: Grant, *, attempt: int, micro_batch: int | None) -> TrainJob:
         resources = self.spec.resources
         return TrainJob(
             spec=run.spec,
@@ -92,7 +147,7 @@ class Trainer:
             experiment=self.spec.name,
             run_name=run.name,
             tags=run.tags,
-            device=slot.device,
+            device=grant.device,
             threads=resources.threads,
             micro_batch=micro_batch,
             attempt=attempt,

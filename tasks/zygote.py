@@ -87,7 +87,7 @@ class Zygote:
         self._end_children()
 
     def _request(self) -> None:
-        message, descriptors, _, _ = socket.recv_fds(self.control, MAX_MESSAGE, 1)
+        message, descriptors, _, _ = socket.recv_fds(self.control, MAX_MESSAGE, 2)
         if not message:
             self.selector.unregister(self.control)
             self.control.close()
@@ -97,6 +97,8 @@ class Zygote:
         if pid == 0:
             connection.close()
             self._run_child(json.loads(message))
+        for lease in descriptors[1:]:  # the child's to hold, and nobody's when it has ended
+            os.close(lease)
         self.children[pid] = connection
         self.selector.register(connection, selectors.EVENT_READ, lambda: self._command(pid))
         with suppress(BrokenPipeError):

@@ -4,12 +4,21 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from shutil import copyfile
 
 import pytest
 from filelock import FileLock
+
+
+@pytest.fixture(scope="session", autouse=True)
+def leases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A ledger of this process's own: tests wait for no sweep of the machine, nor for each other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ISOFLOP_LEASES", str(tmp_path_factory.mktemp("leases")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Processes for real: how trainings end, and that nothing outlives its owner."""
 
 import dataclasses
+import fcntl
 import os
 import signal
 import subprocess
@@ -188,6 +189,34 @@ def test_a_stopped_training_and_a_stopped_zygote_are_hung_and_leave_nobody(tmp_p
         assert running.result(timeout=30).failure is Failure.HUNG
         assert until(lambda: not alive(pid))
         assert launcher.run(job(tmp_path, "ok"), timeout_s=30).status == "finished"
+
+
+def test_a_training_holds_its_lease_to_its_end(fake: Launcher, tmp_path: Path) -> None:
+    """And nobody holds it then: neither the zygote nor a training that was forked meanwhile."""
+    lease = tmp_path / "lease"
+
+    def is_free() -> bool:
+        with lease.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+    mine = os.open(lease, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(mine, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(2) as threads:
+        held = threads.submit(fake.run, job(tmp_path, "sleep"), timeout_s=60, lease=mine)
+        pid = child_of(tmp_path / "sleep")
+        other = threads.submit(fake.run, job(tmp_path, "hang"), timeout_s=60)
+        other_pid = child_of(tmp_path / "hang")
+        os.close(mine)
+        assert not is_free()
+        os.kill(pid, signal.SIGKILL)
+        assert held.result(timeout=30).status == "failed"
+        assert is_free()
+        os.kill(other_pid, signal.SIGKILL)
+        other.result(timeout=30)
 
 
 def test_leaving_ends_the_trainings(tmp_path: Path) -> None:
