@@ -12,22 +12,22 @@ import numpy as np
 
 from sweeps.published.pickles import Call, Name, PickleRefused
 
-_RECONSTRUCT = frozenset({"numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"})
-_FROM_BUFFER = frozenset({"numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"})
-_SCALAR = frozenset({"numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"})
-_FRAME = "pandas.core.frame.DataFrame"
-_MANAGER = "pandas.core.internals.managers.BlockManager"
-_BLOCK = "pandas._libs.internals._unpickle_block"
-_NEW_INDEX = "pandas.core.indexes.base._new_Index"
-_INDEX = "pandas.core.indexes.base.Index"
-_RANGE = "pandas.core.indexes.range.RangeIndex"
-_MULTI = "pandas.core.indexes.multi.MultiIndex"
-_SLICE = "builtins.slice"
-NAMES = _RECONSTRUCT | _FROM_BUFFER | _SCALAR | {
-    _FRAME, _MANAGER, _BLOCK, _NEW_INDEX, _INDEX, _RANGE, _MULTI, _SLICE,
-    "numpy.ndarray", "numpy.dtype",
-}  # fmt: skip
-"""All that a table of plain columns names."""
+NAMES = {
+    "numpy": {"_reconstruct", "_frombuffer", "scalar", "ndarray", "dtype"},
+    "pandas": {
+        "DataFrame",
+        "BlockManager",
+        "_unpickle_block",
+        "_new_Index",
+        "Index",
+        "RangeIndex",
+        "MultiIndex",
+    },
+    "builtins": {"slice"},
+    "__builtin__": {"slice"},
+    "_codecs": {"encode"},
+}
+"""All that a table of plain columns names, by package: modules move between versions, names stay."""
 
 _NUMBERS = re.compile(r"^[fiu][1248]$|^b1$")
 Values = np.ndarray | list[Any]
@@ -35,7 +35,7 @@ Values = np.ndarray | list[Any]
 
 
 def is_frame(value: Any) -> bool:
-    return isinstance(value, Call) and str(value.name) == _FRAME
+    return _is(value, "DataFrame")
 
 
 def columns_of(frame: Call) -> dict[str, Values]:
@@ -44,15 +44,15 @@ def columns_of(frame: Call) -> dict[str, Values]:
     PickleRefused where the table holds something other than plain columns.
     """
     try:
-        blocks, (labels, _) = _called(frame.state["_mgr"], _MANAGER).args[:2]
+        blocks, (labels, _) = _called(frame.state["_mgr"], "BlockManager").args[:2]
         names = _labels(labels)
         columns: dict[str, Values] = {name: [] for name in names}
         for block in blocks:
-            values, placement, _ = _called(block, _BLOCK).args
+            values, placement, _ = _called(block, "_unpickle_block").args
             rows = _array(values)
             for row, place in enumerate(_places(placement)):
                 columns[names[place]] = rows[row]
-    except (KeyError, ValueError, IndexError, TypeError, AttributeError):
+    except (KeyError, ValueError, IndexError, TypeError, AttributeError, RecursionError):
         raise PickleRefused("holds a table that is not one of plain columns") from None
     if len(columns) != len(names):
         raise PickleRefused("holds a table with two columns of one name")
@@ -60,47 +60,61 @@ def columns_of(frame: Call) -> dict[str, Values]:
 
 
 def plain(value: Any) -> Any:
-    """A numpy scalar as Python's number; anything else as it is."""
-    if isinstance(value, Call) and str(value.name) in _SCALAR:
+    """A text or a number as Python's own, whether Python or numpy wrote it; TypeError for anything else."""
+    if _is(value, "scalar"):
         dtype, raw = value.args
-        return np.frombuffer(raw, _dtype(dtype))[0].item()
+        return np.frombuffer(_bytes(raw), _dtype(dtype))[0].item()
+    if value is not None and not isinstance(value, str | int | float):
+        raise TypeError(f"a {type(value).__name__} where a text or a number was due")
     return value
+
+
+def known(name: Name) -> bool:
+    """Whether a table of plain columns may name this."""
+    return name.name in NAMES.get(name.module.split(".")[0], ())
+
+
+def _is(value: Any, name: str) -> bool:
+    """Whether a value is what a known function of that name would have made."""
+    return isinstance(value, Call) and value.name.name == name and known(value.name)
 
 
 def _called(value: Any, name: str) -> Call:
-    if not isinstance(value, Call) or str(value.name) != name:
+    if not _is(value, name):
         raise TypeError
-    return value
+    made: Call = value
+    return made
 
 
 def _labels(index: Any) -> list[str]:
-    kind, fields = _called(index, _NEW_INDEX).args
-    if str(kind) == _MULTI:
+    kind, fields = _called(index, "_new_Index").args
+    if kind.name == "MultiIndex":
         lowest = _labels(fields["levels"][-1])
         return [lowest[code] for code in _array(fields["codes"][-1])[:]]
-    if str(kind) != _INDEX:
+    if kind.name != "Index":
         raise TypeError
-    return [str(label) for label in _array(fields["data"])]
+    labels = list(_array(fields["data"]))
+    if not all(isinstance(label, str | int | np.integer) for label in labels):
+        raise TypeError
+    return [str(label) for label in labels]
 
 
 def _places(placement: Any) -> Sequence[int]:
-    if isinstance(placement, Call) and str(placement.name) == _SLICE:
+    if _is(placement, "slice"):
         return range(*placement.args)
     return [int(place) for place in _array(placement)]
 
 
 def _array(value: Any) -> Any:
     """An array of numbers; one of objects as nested lists, rows outermost."""
-    if isinstance(value, Call) and str(value.name) in _FROM_BUFFER:
+    if _is(value, "_frombuffer"):
         raw, dtype, shape, order = value.args
         fortran = order == "F"
     else:
-        if str(value.name) not in _RECONSTRUCT:
-            raise TypeError
-        _, shape, dtype, fortran, raw = value.state
+        _, shape, dtype, fortran, raw = _called(value, "_reconstruct").state
     if isinstance(raw, list):
         return _rows_of_objects([plain(item) for item in raw], shape)
-    return np.frombuffer(raw, _dtype(dtype)).reshape(shape, order="F" if fortran else "C")
+    return np.frombuffer(_bytes(raw), _dtype(dtype)).reshape(shape, order="F" if fortran else "C")
 
 
 def _rows_of_objects(items: list[Any], shape: tuple[int, ...]) -> list[Any]:
@@ -113,15 +127,22 @@ def _rows_of_objects(items: list[Any], shape: tuple[int, ...]) -> list[Any]:
     return [items[row * width : (row + 1) * width] for row in range(rows)]
 
 
+def _bytes(raw: Any) -> bytes:
+    """Bytes; protocol 2 writes them as text to be encoded."""
+    if _is(raw, "encode"):
+        text, encoding = raw.args
+        if encoding != "latin1":
+            raise TypeError
+        return str(text).encode("latin1")
+    if not isinstance(raw, bytes | bytearray):
+        raise TypeError
+    return bytes(raw)
+
+
 def _dtype(value: Any) -> np.dtype[Any]:
     """A dtype of plain numbers; the byte order stands in its state."""
-    code = _called(value, "numpy.dtype").args[0]
+    code = _called(value, "dtype").args[0]
     order = value.state[1] if value.state else "|"
     if not _NUMBERS.match(code) or order not in ("<", ">", "|", "="):
         raise TypeError
     return np.dtype(("" if order == "|" else order) + code)
-
-
-def known(name: Name) -> bool:
-    """Whether a table of plain columns may name this."""
-    return str(name) in NAMES

@@ -76,7 +76,7 @@ def _is_measured(names: set[str]) -> bool:
 
 
 def _row(values: Mapping[str, Any]) -> dict[str, object]:
-    model = str(values.get("model_tag", values.get("model")))
+    model = str(frames.plain(values.get("model_tag", values.get("model"))))
     family = model.split("_")[0]
     if family not in ARCHS:
         raise ValueError(f"model {model!r} is of no known family; there are {', '.join(ARCHS)}")
@@ -91,6 +91,8 @@ def _row(values: Mapping[str, Any]) -> dict[str, object]:
 def _number(value: Any, factor: float = 1) -> float | int | None:
     """The value times a factor, or None where it is missing."""
     value = frames.plain(value)
+    if isinstance(value, str):
+        raise TypeError(f"the text {value[:20]!r} where a number was due")
     if value is None or value != value or value < 0:
         return None
     return value * factor

@@ -81,7 +81,9 @@ def _add(run: MergedRun, copy: PublishedRun) -> None:
     fields = run.fields
     for name in _COMPARED:
         ours, theirs = fields.get(name), copy.fields.get(name)
-        if ours is not None and theirs is not None and abs(ours - theirs) > _TOLERANCE * abs(ours):
+        if not isinstance(ours, int | float) or not isinstance(theirs, int | float):
+            continue
+        if abs(ours - theirs) > _TOLERANCE * abs(ours):
             run.disagreements.append(
                 f"{name} of {fields['run_name']} is {ours!r} in {fields['source_file']}"
                 f" and {theirs!r} in {copy.fields['source_file']}; the first stands"

@@ -204,9 +204,8 @@ class _Machine:
     def _push_name(self, module: Any, name: Any) -> None:
         found = Name(_expect(module, str), _expect(name, str))
         if not self.allowed(found):
-            raise PickleRefused(
-                f"wants {found.name} of module {found.module}, which published runs do not need; refused"
-            )
+            name, module = ascii(found.name[:80]), ascii(found.module[:80])
+            raise PickleRefused(f"wants {name} of module {module}, which published runs do not need; refused")
         self.stack.append(found)
 
     def _call(self, name: Any, args: Any) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from sweeps.published.merge import MergedRun
@@ -18,6 +19,11 @@ _FLOPS_TOLERANCE = 1e-9
 def published_row(run: MergedRun) -> dict[str, Any]:
     """PUBLISHED_SCHEMA of one run: shape, counts and FLOPs by our accounting, the rest as published."""
     given = run.fields
+    for name in ("run_name", "run_set", "context_length"):
+        if given.get(name) is None:
+            raise KeyError(name)
+    if given.get("created_at"):
+        datetime.fromisoformat(given["created_at"])  # raises where it is no time
     config = model_config(given)
     N, steps, batch = count_parameters(config), _whole(given.get("steps")), _whole(given.get("batch_size"))
     context = int(given["context_length"])

@@ -81,7 +81,7 @@ def read_published(
         reasons = "; ".join(note.text for note in sources.notes[:3])
         raise PublishedError(f"{root}: holds no published runs: {reasons}")
     merged = merge(sources.runs)
-    rows = [published_row(run) for run in merged]
+    rows, merged = _rows(merged, sources.notes)
     order = sorted(range(len(rows)), key=lambda i: sort_key(rows[i]))
     curves = _curves([(rows[i], merged[i]) for i in order], sources.curves)
     return PublishedStudy(
@@ -125,7 +125,7 @@ def _read(file: Path, root: Path, sources: _Sources, *, alone: bool) -> None:
         if alone:
             raise
         sources.notes.append(Note(kind="refused", text=str(error).replace(str(file), name)))
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+    except (OSError, ValueError, TypeError, pl.exceptions.PolarsError) as error:
         reason = " ".join(str(error).split())
         if alone:
             raise PublishedError(f"{file}: {reason}") from error
@@ -167,6 +167,20 @@ def _with_origin(table: pl.DataFrame, origin: dict[str, str]) -> pl.DataFrame:
 
 def _add_runs(runs: list[PublishedRun], origin: dict[str, str], sources: _Sources) -> None:
     sources.runs += [PublishedRun(fields={**run.fields, **origin}, curve=run.curve) for run in runs]
+
+
+def _rows(merged: list[MergedRun], notes: list[Note]) -> tuple[list[dict[str, Any]], list[MergedRun]]:
+    """The runs that have what makes one, as rows; of the others a note says what is wrong."""
+    rows, kept = [], []
+    for run in merged:
+        try:
+            rows.append(published_row(run))
+            kept.append(run)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"has no {error}" if isinstance(error, KeyError) else str(error)
+            text = f"{run.fields['source_file']}: run {run.fields.get('run_name')}: {reason}"
+            notes.append(Note(kind="skipped", text=text))
+    return rows, kept
 
 
 def _curves(runs: list[tuple[dict[str, Any], MergedRun]], tables: Mapping[CurveKey, Curve]) -> pl.DataFrame:

@@ -61,13 +61,11 @@ def read_runs(data: Any, run_set: str) -> list[PublishedRun]:
     """
     found: list[PublishedRun] = []
     for tag, records in _tagged_runs(data).items():
-        groups = _joined(records) if "tokenparam" in run_set else [[record] for record in records]
-        for pieces in groups:
-            try:
-                found.append(_run(pieces, tag, run_set))
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                name = pieces[0].get("name")
-                raise PickleRefused(f"run {name!r} under {tag!r} is not as expected: {error}") from None
+        try:
+            groups = _joined(records) if "tokenparam" in run_set else [[record] for record in records]
+            found += [_run(pieces, tag, run_set) for pieces in groups]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PickleRefused(f"a run under {tag!r} is not as expected: {error}") from None
     return found
 
 
@@ -123,7 +121,7 @@ def _run(pieces: list[dict[str, Any]], tag: str, run_set: str) -> PublishedRun:
     }
     if not fields["num_devices"] and slurm.get("ntasks"):
         fields["num_devices"] = int(slurm["ntasks"])
-    return PublishedRun(fields=fields, curve=curve)
+    return PublishedRun(fields={name: frames.plain(value) for name, value in fields.items()}, curve=curve)
 
 
 def _shape(config: Mapping[str, Any]) -> dict[str, Any]:
