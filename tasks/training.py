@@ -1,17 +1,17 @@
 """One planned run after another: done already, or trained in a process of its own."""
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 from sweeps.plan import PlannedRun
 from sweeps.spec import SweepSpec
 from tasks import tracking
 from tasks.devices import need
-from tasks.launcher import ZYGOTE, Launcher
+from tasks.launcher import Launcher
 from tasks.leases import Grant, LeasesClosed, Ledger
 from tasks.locks import run_lock, wait_for
 from tasks.retries import next_attempt
@@ -28,6 +28,14 @@ class Outcome:
     status: Literal["cached", "finished", "failed"]
     loss: float | None = None
     error: str | None = None
+
+
+class Engine(Protocol):
+    """What trainings run on: processes of this machine, a Ray cluster, Slurm."""
+
+    def run(self, job: TrainJob, *, timeout_s: float, hang_after_s: float, lease: int | None) -> RunResult:
+        """Train to the end; a training that fails is a failed result and does not raise."""
+        ...
 
 
 class Hearing:
@@ -51,17 +59,17 @@ class Trainer:
         ledger: Ledger,
         *,
         hearing: Hearing | None = None,
-        zygote: Sequence[str] = ZYGOTE,
+        launch: Callable[[], AbstractContextManager[Engine]] = Launcher,
     ) -> None:
         self.spec = spec
         self.state = state
         self.corpus = corpus
         self.ledger = ledger
         self.hearing = hearing or Hearing()
-        self._zygote = zygote
+        self._launch = launch
         self._exit = ExitStack()
         self._guard = threading.Lock()
-        self._launcher: Launcher | None = None
+        self._engine: Engine | None = None
         self._settled = tracking.Settled()
 
     def __enter__(self) -> Self:
@@ -115,7 +123,7 @@ class Trainer:
         micro_batch: int | None = None
         while True:
             job = self._job(run, grant, attempt=len(failures) + 1, micro_batch=micro_batch)
-            result = self._launch().run(
+            result = self._started().run(
                 job,
                 timeout_s=resources.timeout_s,
                 hang_after_s=resources.hang_after_s,
@@ -130,12 +138,12 @@ class Trainer:
             micro_batch = retry.micro_batch
             self.hearing.retried(run, len(failures) + 1, result.error or retry.reason)
 
-    def _launch(self) -> Launcher:
-        """The launcher, started by the first run that needs it: it imports torch, which takes seconds."""
+    def _started(self) -> Engine:
+        """What trainings run on, started by the first that needs it: imports of torch take seconds."""
         with self._guard:
-            if self._launcher is None:
-                self._launcher = self._exit.enter_context(Launcher(self._zygote))
-            return self._launcher
+            if self._engine is None:
+                self._engine = self._exit.enter_context(self._launch())
+            return self._engine
 
     def _job(self, run: PlannedRun, grant: Grant, *, attempt: int, micro_batch: int | None) -> TrainJob:
         resources = self.spec.resources
