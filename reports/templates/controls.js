@@ -63,6 +63,6 @@ addEventListener("beforeprint", () => {
 });
 addEventListener("afterprint", () => {
   for (const fold of opened.splice(0)) fold.open = false;
-  for (const alone of document.querySelectorAll(".printed-alone")) alone.classList.remove("printed-alone");
+  for (const one of document.querySelectorAll(".printed-alone, .printed-path")) one.classList.remove("printed-alone", "printed-path");
   document.body.classList.remove("printing-one");
 });

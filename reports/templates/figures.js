@@ -70,7 +70,8 @@ for (const button of document.querySelectorAll("button[data-save]")) {
     if (button.dataset.save === "csv") save(`${name}.csv`, "text/csv", figureCsv(figure));
     if (button.dataset.save === "pdf") {
       document.body.classList.add("printing-one");
-      for (let node = figure; node !== document.body; node = node.parentElement) node.classList.add("printed-alone");
+      figure.classList.add("printed-alone");
+      for (let node = figure.parentElement; node !== document.body; node = node.parentElement) node.classList.add("printed-path");
       print();
     }
   });

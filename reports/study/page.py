@@ -1,0 +1,137 @@
+"""The study as one self-contained HTML page: readable without a network, the same bytes for the same
+study."""
+
+from itertools import chain
+
+from markupsafe import Markup
+
+from reports import figures as general
+from reports.cells import Table, compact
+from reports.embed import script, script_json, template, vega, vega_bundle
+from reports.figures import Figure
+from reports.palette import css_variables
+from reports.provenance import Provenance
+from reports.study import figures, tables
+from reports.study.view import study_view
+from sweeps.study import Study
+from sweeps.study.conclusions import Statement, conclusions
+from sweeps.study.errata import errata
+from sweeps.study.reproduction import Row, reproduction
+
+TITLE = "xLSTM Scaling Laws"
+BADGES = {
+    "supported": ("good", "Supported"),
+    "partly": ("warning", "Supported in part"),
+    "consistent": ("warning", "Not rejected"),
+    "undecided": ("warning", "Not decided"),
+    "contradicted": ("error", "Not borne out"),
+    "absent": ("", "Data not given"),
+}
+
+
+def render(study: Study, provenance: Provenance) -> str:
+    """The page."""
+    rows, statements, mistakes = reproduction(study), conclusions(study), errata(study)
+    drawn = draw(study, provenance)
+    n_budgets = max(len({b for c in study.curves for b in c.budgets}), len(_ratios(study)), 1)
+    return str(
+        template("study.html.j2").render(
+            title=TITLE,
+            provenance=provenance,
+            headline=headline(rows),
+            lead=lead(statements),
+            statements=[(s, BADGES[s.verdict], _filled(tables.evidence(s))) for s in statements],
+            mistakes=[(m, _filled(tables.erratum(m))) for m in mistakes],
+            figures=drawn,
+            tables=made_tables(study, rows, statements),
+            facts=facts(study, provenance),
+            level=f"{study.settings.level:.0%}",
+            figure_data=script_json(vega(chain.from_iterable(drawn.values()))),
+            light=Markup(css_variables(n_budgets, dark=False)),
+            dark=Markup(css_variables(n_budgets, dark=True)),
+            vega=Markup(vega_bundle()),
+            scripts={name: script(name) for name in ("controls", "tables", "figures")},
+        )
+    )
+
+
+def draw(study: Study, provenance: Provenance) -> dict[str, list[Figure]]:
+    """Figures by section; a section without data has an empty list."""
+    view = study_view(study, provenance)
+    made: dict[str, list[Figure | None]] = {
+        "isoflop": [general.isoflop(view, context) for context in view.contexts],
+        "power_laws": [general.power_laws(view, context) for context in view.contexts],
+        "gaps": [figures.gaps(study)],
+        "contexts": [figures.contexts(study)],
+        "frontier": [figures.frontier(study)],
+        "overtraining": [figures.overtraining(study)],
+        "parametric": [figures.offsets(study), figures.grid(study)],
+        "inference": [figures.times(study), figures.runtime_errors(study)],
+    }
+    return {name: [figure for figure in part if figure is not None] for name, part in made.items()}
+
+
+def made_tables(
+    study: Study, rows: tuple[Row, ...], statements: tuple[Statement, ...]
+) -> dict[str, Table | None]:
+    """Every table of the page by the name of its maker."""
+    found = {make.__name__: _filled(make(study)) for make in tables.MAKERS}
+    found |= {
+        "reproduction": _filled(tables.reproduction(rows)),
+        "tally": tables.tally(rows),
+        "statements": tables.statements(statements),
+    }
+    return found
+
+
+def _filled(table: Table) -> Table | None:
+    return compact(table) if table.rows else None
+
+
+def headline(rows: tuple[Row, ...]) -> str:
+    """What came out, in a sentence."""
+    count = {kind: sum(row.standing == kind for row in rows) for kind in tables.STANDINGS}
+    known = len(rows) - count["absent"]
+    met = known - count["differs"]
+    start = f"{met} of the {known} printed numbers that these data determine come out"
+    return (
+        f"{start} as printed or better; {count['differs']} do not." if count["differs"] else f"{start} again."
+    )
+
+
+def lead(statements: tuple[Statement, ...]) -> str:
+    """How many conclusions stand how."""
+    by = {kind: sum(s.verdict == kind for s in statements) for kind in BADGES}
+    parts = [f"{n} {BADGES[kind][1].lower()}" for kind, n in by.items() if n]
+    return f"Of {len(statements)} conclusions: {', '.join(parts)}."
+
+
+def facts(study: Study, provenance: Provenance) -> list[tuple[str, str]]:
+    """How the numbers came about."""
+    s = study.settings
+    known = {
+        "Paper": "xLSTM Scaling Laws, arXiv:2510.02228; repository NX-AI/xlstm_scaling_laws",
+        "Source of the runs": provenance.source,
+        "Runs": f"{study.runs.height} finished runs of the paper's data set; {study.copies} repeat another",
+        "Losses": f"{study.bounded_runs} known to an interval, the others exactly; nats per token on DCLM",
+        "Measurements": f"{study.inference.height} rows of inference",
+        "Compute": "forward and backward by the paper's formulas, causal half of the attention, embeddings"
+        " in N",
+        "Intervals": f"{s.level:.0%}, {s.resamples} resamples, seed {s.seed}",
+        "Parametric fits": f"{len(study.fits)} cells of the authors' grid",
+        "Made": provenance.created_at,
+        "Git revision": provenance.git_revision or "",
+        "Versions": ", ".join(f"{name} {version}" for name, version in provenance.versions.items()),
+        "Make it again": provenance.regenerate or "",
+    }
+    return [(name, value) for name, value in known.items() if value]
+
+
+def _ratios(study: Study) -> set[float]:
+    return {line.ratio for line in study.lines["train_flops"]}
+
+
+def summary(study: Study) -> list[str]:
+    """A few lines for a terminal: the headline and every conclusion."""
+    rows = reproduction(study)
+    return [headline(rows), *(f"{BADGES[s.verdict][1].lower()}: {s.claim}" for s in conclusions(study))]

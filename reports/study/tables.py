@@ -1,0 +1,568 @@
+"""The study's tables: paper prints and we get, mistakes, statements, and the numbers behind every figure."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from reports import numbers
+from reports.cells import Cell, Form, Table, estimate, integer, left, number, right, yes
+from reports.palette import arch_label
+from sweeps.laws import Estimate
+from sweeps.study import Study, errata, printed
+from sweeps.study.conclusions import Statement
+from sweeps.study.isoflop import RANGES, our_law, published_law
+from sweeps.study.parametric import objective_at
+from sweeps.study.reproduction import Row
+
+STANDINGS = {
+    "reproduced": "as printed",
+    "clean": "without the copies",
+    "lower": "lower minimum",
+    "differs": "differs",
+    "absent": "data not given",
+}
+
+
+def digits(count: int) -> Form:
+    """A form of so many significant digits."""
+    return lambda value: numbers.exact(value, count)
+
+
+def places(count: int) -> Form:
+    """A form of so many decimals."""
+    return lambda value: numbers.fixed(value, count)
+
+
+def percent(value: float | None) -> str:
+    """A share as percent."""
+    return f"{numbers.fixed(100 * value, 1)} %" if numbers.known(value) else numbers.NOT_KNOWN
+
+
+def milliseconds(value: float | None) -> str:
+    """Seconds as milliseconds."""
+    return f"{numbers.exact(1e3 * value, 3)} ms" if numbers.known(value) else numbers.NOT_KNOWN
+
+
+def tera(value: float | None) -> str:
+    """FLOP/s or bytes/s in units of 1e12."""
+    return f"{numbers.exact(value / 1e12, 4)} T/s" if numbers.known(value) else numbers.NOT_KNOWN
+
+
+_FORMS: dict[str, Form] = {
+    "exponent": places(4),
+    "count": numbers.count,
+    "loss": places(4),
+    "nats": places(4),
+    "error": digits(4),
+    "rate": tera,
+    "bytes": numbers.size,
+    "seconds": milliseconds,
+    "ratio": places(3),
+    "slope": digits(3),
+    "log": places(4),
+    "time": places(3),
+}
+
+
+def form_of(name: str) -> Form:
+    """How a kind of number is written."""
+    return _FORMS[name]
+
+
+def reproduction(rows: Sequence[Row]) -> Table:
+    """Paper prints, we get, difference."""
+    return Table(
+        key="reproduction",
+        caption=(
+            f"All {len(rows)} numbers. Difference: ours minus the printed one, relative unless the"
+            f" tolerance is"
+            " absolute. Without the copies: the printed number is of runs of which 32 stand twice, and ours"
+            " is what"
+            " the authors' method gives on each run once. Lower minimum: the objective of the printed"
+            " parameters on"
+            " these runs, and ours."
+        ),
+        columns=(
+            *left("Part", "Number"),
+            *right("Paper prints", "We get", "Difference", "Tolerance"),
+            *left("Standing"),
+            *right("Their objective here", "Ours"),
+            *left("Remark"),
+        ),
+        rows=tuple(_reproduced(row) for row in rows),
+    )
+
+
+def _reproduced(row: Row) -> tuple[Cell, ...]:
+    theirs, ours = row.objectives if row.objectives else (float("nan"), float("nan"))
+    sign = places(7) if not row.relative else (lambda v: f"{v:.1e}" if numbers.known(v) else "")
+    gap = row.difference if np.isfinite(row.got) else float("nan")
+    tolerance = f"{row.tolerance:.0e}" + ("" if row.relative else " abs") if row.tolerance else "exact"
+    return (
+        Cell(row.group),
+        Cell(row.what),
+        number(row.printed, digits(7)),
+        number(row.got, digits(7)),
+        number(gap, sign),
+        Cell(tolerance, mark="quiet"),
+        Cell(STANDINGS[row.standing], mark="bad" if row.standing == "differs" else ""),
+        number(theirs, digits(7)),
+        number(ours, digits(7)),
+        Cell(row.note, mark="quiet"),
+    )
+
+
+def tally(rows: Sequence[Row]) -> Table:
+    """How many numbers of each part stand how."""
+    groups = list(dict.fromkeys(row.group for row in rows))
+    kinds = list(STANDINGS)
+    counted = [
+        (group, [sum(row.group == group and row.standing == kind for row in rows) for kind in kinds])
+        for group in groups
+    ]
+    total = ("All", [sum(row.standing == kind for row in rows) for kind in kinds])
+    return Table(
+        key="tally",
+        caption="The printed numbers by part and standing; each stands in the table below.",
+        columns=(*left("Part"), *right(*(name.capitalize() for name in STANDINGS.values()))),
+        rows=tuple(
+            (Cell(group), *(Cell(str(n) if n else "", n) for n in counts))
+            for group, counts in [*counted, total]
+        ),
+    )
+
+
+def erratum(found: errata.Erratum) -> Table:
+    """Published, their method on these data, ours."""
+    return Table(
+        key=f"erratum-{found.key}",
+        caption=f"{found.title}: what is published, what their method gives on the data here, what we give.",
+        columns=(*left("Number"), *right("Published", "Their method here", "Ours", "Interval")),
+        rows=tuple(
+            (
+                Cell(row.what),
+                number(row.published, form_of(row.form)),
+                number(row.repeated, form_of(row.form)),
+                *estimate(row.ours, form_of(row.form)),
+            )
+            for row in found.rows
+        ),
+    )
+
+
+def evidence(statement: Statement) -> Table:
+    """The numbers behind a statement."""
+    return Table(
+        key=f"statement-{statement.key}",
+        caption=statement.claim + ".",
+        columns=(*left("Number"), *right("Value", "Interval"), *left("Bears it out", "Interval by")),
+        rows=tuple(
+            (
+                Cell(e.what),
+                *estimate(e.value, form_of(e.form)),
+                yes(e.bears_out),
+                Cell(e.value.method, mark="quiet"),
+            )
+            for e in statement.evidence
+        ),
+    )
+
+
+def optima(study: Study) -> Table:
+    """Vertices, theirs and ours."""
+    known = {(o.arch, o.context_length, o.budget): o for o in printed.OPTIMA}
+    rows = []
+    for curves in study.curves:
+        for ours, theirs in zip(curves.ours.parabolas, curves.published.parabolas, strict=True):
+            was = known.get((curves.arch, curves.context_length, ours.budget))
+            rows.append(
+                (
+                    Cell(arch_label(curves.arch)),
+                    integer(curves.context_length),
+                    number(ours.budget, numbers.flops),
+                    integer(ours.n_points),
+                    number(was.N if was else None, numbers.count),
+                    *estimate(ours.N, numbers.count),
+                    number(theirs.D.value, numbers.count),
+                    *estimate(ours.D, numbers.count),
+                    number(ours.D.value / ours.N.value, numbers.ratio),
+                    number(was.loss if was else None, places(4)),
+                    *estimate(ours.loss, places(4)),
+                )
+            )
+    error = max((c.flops_error for c in study.curves), default=0.0)
+    return Table(
+        key="optima",
+        caption=(
+            "Compute-optimal size, tokens and loss. Ours have one parabola a budget and D* by the FLOPs a"
+            " token at"
+            f" N*, read off the runs' exact FLOPs (a smooth curve; single shapes leave it by up to"
+            f" {percent(error)})."
+            " Their D* is the vertex of a second parabola."
+        ),
+        columns=(
+            *left("Architecture"),
+            *right(
+                "Context", "Budget", "Runs", "N* printed", "N*", "interval", "D* theirs", "D*", "interval"
+            ),
+            *right("D*/N*", "L* printed", "L*", "interval"),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def power_laws(study: Study) -> Table:
+    """Exponents: printed, their method, ours."""
+    pre = {(p.arch, p.context_length, p.quantity, p.budgets): p for p in printed.POWER_LAWS}
+    rows = []
+    for curves in study.curves:
+        for n in RANGES:
+            for quantity in ("N", "D", "loss"):
+                theirs = published_law(curves, quantity, n)
+                ours = our_law(curves, quantity, n, study.settings.level)
+                if theirs is None or ours is None:
+                    continue
+                was = pre.get((curves.arch, curves.context_length, quantity, n))
+                line = ours.law.from_residuals
+                rows.append(
+                    (
+                        Cell({"N": "N*", "D": "D*", "loss": "L*"}[quantity]),
+                        Cell(arch_label(curves.arch)),
+                        integer(curves.context_length),
+                        integer(n),
+                        number(was.exponent if was else None, places(4)),
+                        number(theirs.exponent, places(4)),
+                        number(theirs.exponent_std, places(4)),
+                        *estimate(ours.law.exponent, places(4)),
+                        Cell(numbers.span(line, places(4)) if line else "", mark="quiet"),
+                        number(ours.law.offset or None, places(3)),
+                    )
+                )
+    return Table(
+        key="power-laws",
+        caption=(
+            "Exponents of N*(C), D*(C), L*(C). The interval is of the vertices' noise; the last but one is"
+            " Student's"
+            " of the line itself, on budgets minus 2 degrees of freedom, which is what the standard error"
+            " means."
+            " From four budgets on our law of the loss has an offset, so that its exponent is another number."
+        ),
+        columns=(
+            *left("Law", "Architecture"),
+            *right("Context", "Budgets", "Printed", "Their method", "its std. error", "Ours", "Interval"),
+            *right("Interval of the line", "Offset"),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def context_laws(study: Study) -> Table:
+    """Exponents of the optimum in the context length."""
+    pre = {(arch, quantity, budget): value for arch, quantity, budget, value in printed.CONTEXT_EXPONENTS}
+    return Table(
+        key="context-laws",
+        caption=(
+            f"Exponents of x*(T) over the contexts {', '.join(map(str, study.contexts))}. The printed ones"
+            f" are over"
+            " 2048, 8192 and 16384."
+        ),
+        columns=(*left("x*", "Architecture"), *right("Budget", "Printed", "Ours", "Interval")),
+        rows=tuple(
+            (
+                Cell({"N": "N*", "D": "D*", "loss": "L*"}[law.quantity]),
+                Cell(arch_label(law.arch)),
+                number(law.budget, numbers.flops),
+                number(pre.get((law.arch, law.quantity, law.budget)), places(3)),
+                *estimate(law.exponent, places(4)),
+            )
+            for law in study.context_laws
+        ),
+    )
+
+
+def intervals(study: Study) -> Table:
+    """Parameters of the headline fits, with intervals."""
+    rows = [
+        (
+            Cell(arch_label(i.cell.arch)),
+            Cell(i.cell.experiment_set),
+            Cell("yes" if i.cell.gamma else "no"),
+            integer(i.fit.n),
+            Cell(name),
+            *estimate(value, digits(6)),
+            Cell(percent(i.converged), i.converged),
+        )
+        for i in study.intervals
+        for name, value in i.estimates.items()
+    ]
+    return Table(
+        key="interval-fits",
+        caption=(
+            "L = E + (A N^-alpha + B D^-beta)^gamma at delta 0.001 and all ratios of D/N, with intervals of"
+            " a pairs"
+            " bootstrap; a = beta / (alpha + beta). A and B are almost free: compare fits by a and by the"
+            " loss."
+        ),
+        columns=(
+            *left("Architecture", "Runs", "Gamma"),
+            *right("n"),
+            *left("Parameter"),
+            *right("Value", "Interval", "Resamples at a minimum"),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def grid(study: Study) -> Table:
+    """Every cell of the authors' grid of fits."""
+    known = {(p.arch, p.experiment_set, p.max_ratio, p.gamma_free, p.delta): p for p in printed.FITS}
+    rows = []
+    for cell, fit in study.fits.items():
+        was = known.get((cell.arch, cell.experiment_set, cell.max_ratio, cell.gamma, cell.delta))
+        theirs = None
+        if was is not None:
+            params = {
+                "A": was.A,
+                "B": was.B,
+                "E": was.E,
+                "alpha": was.alpha,
+                "beta": was.beta,
+                "gamma": was.gamma,
+            }
+            theirs = objective_at(study.runs, cell, params)
+        rows.append(
+            (
+                Cell(arch_label(cell.arch)),
+                Cell(cell.experiment_set),
+                number(cell.max_ratio, numbers.ratio),
+                Cell("yes" if cell.gamma else "no"),
+                number(cell.delta, lambda v: f"{v:g}"),
+                integer(fit.n),
+                number(was.objective if was else None, digits(6)),
+                number(theirs, digits(8)),
+                number(fit.objective, digits(8)),
+                *(number(fit.params[name], digits(6)) for name in ("A", "B", "E", "alpha", "beta")),
+                number(fit.params.get("gamma"), digits(6)),
+                number(fit.N_exponent, places(4)),
+            )
+        )
+    return Table(
+        key="grid-of-fits",
+        caption=(
+            f"The authors' grid of fits, {len(rows)} cells, each at its minimum. Printed: their stored"
+            f" objective;"
+            " here: what their parameters are worth on the runs given, the fair comparison where theirs"
+            " held copies."
+        ),
+        columns=(
+            *left("Architecture", "Runs"),
+            *right("D/N up to"),
+            *left("Gamma"),
+            *right(
+                "Delta", "n", "Printed", "Theirs here", "Ours", "A", "B", "E", "alpha", "beta", "gamma", "a"
+            ),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def slopes(study: Study) -> Table:
+    """Over-training slopes with true standard errors."""
+    pre = {(s.arch, s.flops, s.ratio): s for s in printed.SLOPES}
+    rows = []
+    for column, lines in study.lines.items():
+        for line in lines:
+            was = pre.get((line.arch, column, round(line.ratio)))
+            rows.append(
+                (
+                    Cell(arch_label(line.arch)),
+                    Cell(_COUNTS[column]),
+                    number(line.ratio, numbers.ratio),
+                    integer(line.n),
+                    number(was.slope if was else None, places(6)),
+                    *estimate(line.interval(study.settings.level), places(6)),
+                    number(was.stderr if was else None, digits(3)),
+                    number(line.standard_error, digits(3)),
+                    number(line.intercept, places(5)),
+                )
+            )
+    return Table(
+        key="slopes",
+        caption="ln L = slope ln C + intercept at a constant D/N, by how compute is counted.",
+        columns=(
+            *left("Architecture", "FLOPs"),
+            *right("D/N", "Runs", "Slope printed", "Slope", "Interval", "Printed stderr", "Standard error"),
+            *right("Intercept"),
+        ),
+        rows=tuple(rows),
+    )
+
+
+_COUNTS = {
+    "train_flops": "as the paper (causal half)",
+    "train_flops_chinchilla": "attention without causality",
+    "train_flops_tfla": "mLSTM by the tfla count",
+}
+
+
+def runtimes(study: Study) -> Table:
+    """Runtime fits by both methods."""
+    rows = []
+    for f in study.runtimes:
+        ours = {} if f.ours is None else f.ours.params
+        rate = ours.get("flops_per_s" if f.kind == "ttft" else "bytes_per_s", _UNKNOWN)
+        rows.append(
+            (
+                Cell("TTFT" if f.kind == "ttft" else "step"),
+                Cell(f.model),
+                integer(f.n),
+                integer(f.unique_used),
+                number(f.resampled.rate, tera),
+                number(f.all_rows.rate, tera),
+                *estimate(rate, tera),
+                *estimate(ours.get("overhead", _UNKNOWN), milliseconds),
+                *estimate(ours.get("per_sequence", _UNKNOWN), milliseconds),
+                number(f.resampled.mape, percent),
+                number(f.all_rows.mape, percent),
+                number(f.ours_mape, percent),
+                number(f.one_rate_mape, percent),
+                Cell(f.refusal),
+            )
+        )
+    return Table(
+        key="runtimes",
+        caption=(
+            "t = work / rate + overhead + B per sequence. TTFT: FLOP/s. Step: bytes/s, of the cache for a"
+            " Transformer (its weights are in the overhead), of all bytes for an xLSTM. One rate: the error"
+            " of a"
+            " Transformer's step with weights and cache at one bandwidth."
+        ),
+        columns=(
+            *left("Time", "Model"),
+            *right("Rows", "Used by theirs", "Rate published", "Theirs, all rows", "Rate ours", "Interval"),
+            *right("Overhead", "Interval", "Per sequence", "Interval"),
+            *right("Error published", "theirs, all rows", "ours", "one rate"),
+            *left("Remark"),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def ratios(study: Study) -> Table:
+    """Measured times against each other."""
+    return Table(
+        key="time-ratios",
+        caption="Measured time of the xLSTM over the Transformer's, one sequence: geometric mean over the
+        sizes.", columns=(*left("Time"), *right("Prefill", "Sizes", "Ratio", "Interval"), *left("Each size")),
+        rows=tuple(
+            (
+                Cell("TTFT" if r.kind == "ttft" else "step"),
+                integer(r.prefill),
+                integer(len(r.sizes)),
+                *estimate(r.mean, places(3)),
+                Cell("; ".join(f"{s} {numbers.fixed(v, 3)}" for s, v in zip(r.sizes, r.ratios, strict=True))),
+            )
+            for r in study.time_ratios
+        ),
+    )
+
+
+def bounded(study: Study) -> Table:
+    """What losses known to an interval do to the optima."""
+    return Table(
+        key="bounded",
+        caption=(
+            f"{study.bounded_runs} losses were recovered from figures and are known to an interval. Drawn"
+            f" uniformly"
+            " inside it, they move the optimum by this standard deviation: a tenth of its interval or less."
+        ),
+        columns=(
+            *left("Architecture"),
+            *right("Context", "Budget", "Runs", "of which bounded", "N* moves", "L* moves (nats)"),
+        ),
+        rows=tuple(
+            (
+                Cell(arch_label(b.arch)),
+                integer(b.context_length),
+                number(b.budget, numbers.flops),
+                integer(b.runs),
+                integer(b.bounded_runs),
+                number(b.N_spread, lambda v: f"{numbers.fixed(100 * (v or 0), 2)} %"),
+                number(b.loss_spread, places(5)),
+            )
+            for b in study.bounded
+        ),
+    )
+
+
+def runs(study: Study) -> Table:
+    """Every run analysed."""
+    columns = ("arch", "context_length", "experiment_set", "budget", "preset_token_param_ratio")
+    table = study.runs.sort(*columns, "N", nulls_last=True)
+    return Table(
+        key="runs",
+        caption=f"All {table.height} runs that the study reads. A loss with bounds is known within them.",
+        columns=(
+            *left("Run", "Architecture", "Set"),
+            *right("Context", "Budget", "D/N", "N", "D", "C", "Loss", "Bounds", "Batch", "Steps", "Peak lr"),
+        ),
+        rows=tuple(
+            (
+                Cell(row["run_name"] or ""),
+                Cell(arch_label(row["arch"])),
+                Cell(row["experiment_set"]),
+                integer(row["context_length"]),
+                number(row["budget"], numbers.flops),
+                number(row["D"] / row["N"], numbers.ratio),
+                number(row["N"], numbers.count),
+                number(row["D"], numbers.count),
+                number(row["train_flops"], numbers.flops),
+                number(row["loss"], places(4)),
+                Cell(_bounds(row["loss_low"], row["loss_high"]), mark="quiet"),
+                integer(row["batch_size"]),
+                integer(row["steps"]),
+                number(row["peak_lr"], lambda v: f"{v:.2g}"),
+            )
+            for row in table.iter_rows(named=True)
+        ),
+    )
+
+
+def _bounds(low: float | None, high: float | None) -> str:
+    if low is None or high is None or not high > low:
+        return ""
+    return f"{numbers.fixed(low, 4)} to {numbers.fixed(high, 4)}"
+
+
+_UNKNOWN = Estimate(value=float("nan"))
+
+MAKERS: tuple[Callable[[Study], Table], ...] = (
+    optima,
+    power_laws,
+    context_laws,
+    intervals,
+    grid,
+    slopes,
+    runtimes,
+    ratios,
+    bounded,
+    runs,
+)
+
+
+def statements(found: Iterable[Statement]) -> Table:
+    """All statements at a glance."""
+    return Table(
+        key="statements",
+        caption="The conclusions and how they stand.",
+        columns=(*left("Statement", "Standing"), *right("Numbers", "of which bear it out")),
+        rows=tuple(
+            (
+                Cell(s.claim),
+                Cell(s.verdict),
+                integer(len(s.evidence)),
+                integer(sum(e.bears_out for e in s.evidence)),
+            )
+            for s in found
+        ),
+    )
