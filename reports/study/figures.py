@@ -65,6 +65,11 @@ def spelt(value: Estimate, digits: int = 3) -> str:
     return f"{numbers.fixed(value.value, digits)} ({numbers.span(value, lambda v: numbers.fixed(v, digits))})"
 
 
+def column(rows: Rows, name: str) -> list[float]:
+    """The numbers of a field."""
+    return [float(row[name]) for row in rows if row[name] is not None]
+
+
 def ends(rows: Rows, name: str = "y") -> list[float]:
     """Every value and end of an interval that the rows hold."""
     found = [row.get(field) for row in rows for field in (name, f"{name}_low", f"{name}_high")]
@@ -105,7 +110,7 @@ def gaps(study: Study) -> Figure | None:
     ]
     series = [(f"Context {T}", context_color(i)) for i, T in enumerate(study.contexts)]
     color = color_scale("series:N", series)
-    x = log_x("C", [row["C"] for row in rows], COMPUTE, form="flops")
+    x = log_x("C", column(rows, "C"), COMPUTE, form="flops")
     ratio = log_y("ratio", [*ends(rows, "ratio"), 1.0], "N* xLSTM / N* Transformer", form="plain")
     gap = linear_y("gap", [*ends(rows, "gap"), 0.0], "L* xLSTM minus L* Transformer (nats)")
     tips = ("Context", "Compute", "Ratio of N*", "Gap of L*")
@@ -159,7 +164,7 @@ def contexts(study: Study) -> Figure | None:
             for p in curves.ours.parabolas
             if p.budget == budget and p.usable
         ]
-        x = log_x("T", [row["T"] for row in rows], "Context length (tokens)", form="plain")
+        x = log_x("T", column(rows, "T"), "Context length (tokens)", form="plain")
         x["axis"]["values"] = list(study.contexts)
         y = log_y("y", ends(rows), "Parameters" if quantity == "N" else "Tokens")
         color = arch_color_scale()
@@ -205,8 +210,8 @@ def frontier(study: Study) -> Figure | None:
                 }
             )
         hulls += [{"arch": f.arch, "C": six(f.C[i]), "y": six(f.loss[i])} for i in f.hull]
-    x = log_x("C", [row["C"] for row in points], COMPUTE, form="flops")
-    y = log_y("y", [row["y"] for row in points], "Validation loss (nats per token)", form="plain")
+    x = log_x("C", column(points, "C"), COMPUTE, form="flops")
+    y = log_y("y", column(points, "y"), "Validation loss (nats per token)", form="plain")
     color = arch_color_scale()
     fill = alt.condition("datum.best", color, alt.value(var("paper")))
     runs = (
@@ -231,7 +236,7 @@ def frontier(study: Study) -> Figure | None:
         }
         for g in found.gaps
     ]
-    gap_x = log_x("C", [row["C"] for row in rows], COMPUTE, form="flops")
+    gap_x = log_x("C", column(rows, "C"), COMPUTE, form="flops")
     gap_y = linear_y("y", [*ends(rows), 0.0], "Loss of the xLSTM's hull over the Transformer's (%)")
     marks = interval_layers(rows, gap_x, gap_y, alt.value(arch_color(1)), ("Gap",))
     return Figure(
@@ -329,7 +334,7 @@ def _slopes(study: Study) -> Chart:
                 **bounds(value),
             }
         )
-    x = log_x("M", [row["M"] for row in rows], "Tokens a parameter D/N", form="plain")
+    x = log_x("M", column(rows, "M"), "Tokens a parameter D/N", form="plain")
     y = linear_y("y", ends(rows), "Slope of ln L on ln C")
     marks = interval_layers(rows, x, y, arch_color_scale(), ("D/N", "Slope"))
     return layer(*marks, height=_HEIGHT)
@@ -391,7 +396,7 @@ def times(study: Study) -> Figure | None:
             for r in found
             for size, ratio in zip(r.sizes, r.ratios, strict=True)
         ]
-        x = log_x("T", [row["T"] for row in rows], "Prefill (tokens)", form="plain")
+        x = log_x("T", column(rows, "T"), "Prefill (tokens)", form="plain")
         y = log_y("y", [*ends(rows), *ends(single), 1.0], "xLSTM / Transformer", form="plain")
         sizes = (
             alt.Chart(inline(single))
@@ -427,7 +432,7 @@ def runtime_errors(study: Study) -> Figure | None:
         ]
         order = list(dict.fromkeys(row["model"] for row in rows))
         x = alt.X("model:N", title=None, sort=order, axis=alt.Axis(labelAngle=-40, grid=False))
-        y = log_y("y", [row["y"] for row in rows], "Mean relative error (%)", form="plain")
+        y = log_y("y", column(rows, "y"), "Mean relative error (%)", form="plain")
         chart = (
             alt.Chart(inline(rows))
             .mark_point(filled=True, size=70, opacity=0.95)
@@ -468,9 +473,9 @@ def grid(study: Study) -> Figure | None:
         if fit.cell.gamma
     ]
     panels = []
-    x = log_x("delta", [row["delta"] for row in rows], "Huber's delta", form="plain")
+    x = log_x("delta", column(rows, "delta"), "Huber's delta", form="plain")
     x["axis"]["values"] = [1e-5, 1e-3, 1e-1, 10, 1e3]
-    y = linear_y("y", [row["y"] for row in rows], "beta / (alpha + beta)")
+    y = linear_y("y", column(rows, "y"), "beta / (alpha + beta)")
     for name in ("tokenparam", "all", "isoflop"):
         part = [row for row in rows if row["set"] == name]
         if part:

@@ -452,8 +452,8 @@ def ratios(study: Study) -> Table:
     """Measured times against each other."""
     return Table(
         key="time-ratios",
-        caption="Measured time of the xLSTM over the Transformer's, one sequence: geometric mean over the
-        sizes.", columns=(*left("Time"), *right("Prefill", "Sizes", "Ratio", "Interval"), *left("Each size")),
+        caption="Measured time of the xLSTM over the Transformer's, one sequence: geometric mean.",
+        columns=(*left("Time"), *right("Prefill", "Sizes", "Ratio", "Interval"), *left("Each size")),
         rows=tuple(
             (
                 Cell("TTFT" if r.kind == "ttft" else "step"),

@@ -79,9 +79,12 @@ def pareto(C: np.ndarray, loss: np.ndarray) -> np.ndarray:
 
 
 def dominance(
-    runs: pl.DataFrame, *, points: int = 9, resamples: int = 1000, level: float = 0.95, seed: int = 0
+    runs: pl.DataFrame, *, points: int = 9, resamples: int = 4000, level: float = 0.95, seed: int = 0
 ) -> Dominance | None:
-    """The frontiers of both architectures; None where one has fewer than three token/parameter runs."""
+    """The frontiers of both architectures; None where one has fewer than three token/parameter runs.
+
+    A handful of runs carries the hull at large compute, so that an interval's end needs many resamples.
+    """
     table = runs.filter(pl.col("experiment_set") == TOKENPARAM)
     sides = {arch: table.filter(pl.col("arch") == arch).sort("train_flops") for arch in (XLSTM, TRANSFORMER)}
     if any(side.height < 3 for side in sides.values()):

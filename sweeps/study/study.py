@@ -122,7 +122,7 @@ def make_study(
         lines=lines,
         parallel=tuple(test for test in tests if test is not None),
         ratio_gaps=ratio_gaps(lines["train_flops"], s.level),
-        dominance=dominance(table, **drawn),  # type: ignore[arg-type]
+        dominance=dominance(table, level=s.level, seed=s.seed),
         batch=batch_effects(table, **drawn),  # type: ignore[arg-type]
         runtimes=fit_runtimes(inference, **drawn) if inference.height else (),  # type: ignore[arg-type]
         time_ratios=time_ratios(inference, level=s.level) if inference.height else (),
