@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,7 @@ from xlstm.accounting import count_parameters, ffn_width, training_flops
 from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
 
 STUDY = "xlstm-scaling-laws"
+_IN_NAMES = {"context_length": "ctx", "batch_size": "gbs"}
 _FLOPS_TOLERANCE = 1e-9
 """Training FLOPs that a table states must be those of our accounting this closely."""
 
@@ -19,9 +21,8 @@ _FLOPS_TOLERANCE = 1e-9
 def published_row(run: MergedRun) -> dict[str, Any]:
     """PUBLISHED_SCHEMA of one run: shape, counts and FLOPs by our accounting, the rest as published."""
     given = run.fields
-    for name in ("run_name", "run_set", "context_length"):
-        if given.get(name) is None:
-            raise KeyError(name)
+    named = _named(given["run_name"])
+    given = run.fields = named | {name: value for name, value in given.items() if value is not None}
     if given.get("created_at"):
         datetime.fromisoformat(given["created_at"])  # raises where it is no time
     config = model_config(given)
@@ -74,6 +75,12 @@ def published_row(run: MergedRun) -> dict[str, Any]:
     return row | _groups(row)
 
 
+def _named(run_name: str) -> dict[str, int]:
+    """What a run's name tells, as in `..._ctx8192_..._gbs128`, where nothing was logged."""
+    found = {name: re.search(rf"_{key}(\d+)(?:_|$)", run_name) for name, key in _IN_NAMES.items()}
+    return {name: int(match[1]) for name, match in found.items() if match}
+
+
 def _groups(row: Mapping[str, Any]) -> dict[str, Any]:
     """Budget, preset ratio and the authors' verdict."""
     flops, tokenparam = row["train_flops"], row["experiment_set"] == "tokenparam"
@@ -124,11 +131,11 @@ def _flops(config: ModelConfig, context: int, D: int | None) -> dict[str, Any]:
 def _status(given: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
     """Finished is what trained to its last step; a table without logs lists finished runs only."""
     last = given.get("last_step")
-    if last is not None and last < 0:
-        last = None
-    if "last_step" in given and (last is None or given.get("loss") is None):
+    if last is None:
+        return {"status": "finished", "error": None}
+    if last < 0 or given.get("loss") is None:
         return {"status": "failed", "error": "the authors' tracker has no log of it"}
-    if last is not None and steps is not None and last < steps:
+    if steps is not None and last < steps:
         return {"status": "failed", "error": f"stopped at step {int(last)} of {steps}"}
     return {"status": "finished", "error": None}
 

@@ -104,8 +104,8 @@ def _run(pieces: list[dict[str, Any]], tag: str, run_set: str) -> PublishedRun:
         "source_tags": tag,
         "created_at": pieces[0]["created_at"],
         **_shape(config),
-        "context_length": config.get("model.model_config.context_length") or _named(record["name"], "ctx"),
-        "batch_size": logged.get("global_batch_size") or _named(record["name"], "gbs"),
+        "context_length": config.get("model.model_config.context_length"),
+        "batch_size": logged.get("global_batch_size"),
         "steps": logged.get("num_train_steps") or scheduler.get("decay_steps"),
         "peak_lr": scheduler.get("lr"),
         "warmup_steps": scheduler.get("warmup_steps"),
@@ -164,12 +164,6 @@ def _literal(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _named(name: str, key: str) -> int | None:
-    """A number that a run's name carries, as in `..._ctx8192_..._gbs128`."""
-    found = re.search(rf"(?:^|_){key}(\d+)(?:_|$)", name)
-    return int(found[1]) if found else None
-
-
 def _device(metadata: Mapping[str, Any]) -> str | None:
     cards = metadata.get("gpu_nvidia") or []
     return cards[0].get("name") if cards and isinstance(cards[0], dict) else None
@@ -222,7 +216,7 @@ def _points(frame: Any, key: str) -> dict[int, float]:
 
 def _last_values(curve: Curve | None) -> dict[str, Any]:
     if curve is None:
-        return {"last_step": None}
+        return {"last_step": -1}
     found: dict[str, Any] = {"last_step": int(curve["step"][-1])}
     for column in ("loss", "train_loss", "loss_slimpajama"):
         values = curve.get(column, np.empty(0))

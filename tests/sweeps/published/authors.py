@@ -3,6 +3,7 @@
 import pickle
 import sys
 import types
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pandas as pd
 MODULE = "mlstm_scaling_laws.common.wandb_run_data"
 
 
-def run_class(module: str = MODULE) -> type:
+@cache
+def run_class(module: str) -> type:
     """Their class under one of its module names; pickles of it name that module."""
     parts = module.split(".")
     for depth in range(1, len(parts) + 1):
@@ -23,7 +25,10 @@ def run_class(module: str = MODULE) -> type:
 
 
 def log(key: str, steps: list[int], values: list[Any]) -> pd.DataFrame:
-    return pd.DataFrame({"_step": steps, key: values})
+    """As pandas 2 wrote it: column names are Python's texts."""
+    table = pd.DataFrame({"_step": steps, key: values})
+    table.columns = pd.Index(["_step", key], dtype=object)
+    return table
 
 
 def llama(
@@ -77,7 +82,7 @@ def mlstm(
     start_step: int = 0,
 ) -> Any:
     """An xLSTM run, in the keys that the authors' loader reads."""
-    run = run_class()()
+    run = run_class(MODULE)()
     run.__dict__ |= {"name": name, "id": run_id, "path": [], "step_key": "_step", "metadata": {}}
     run.created_at = created_at
     model, layer = "model.model_config.", "model.model_config.mlstm_block.mlstm."
