@@ -1,9 +1,7 @@
 """Where a report's numbers come from: everything a reader needs to judge or regenerate them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-from xlstm.config import ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +31,6 @@ class Provenance:
     device: str | None = None
     energy_kwh: float | None = None
     """What the accelerators drew over all finished runs, where the tracker recorded their power."""
-    models: Sequence[ModelConfig] = ()
-    """The distinct models of the plan: what serving them costs follows from their shapes."""
     mlflow_url: str | None = None
     """Base address of the MLflow UI, `http://127.0.0.1:5000`; None leaves runs without links."""
     regenerate: str | None = None

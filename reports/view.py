@@ -10,7 +10,9 @@ import polars as pl
 from reports.palette import arch_label, arch_order
 from reports.provenance import Provenance
 from sweeps.laws.types import Analysis, Comparison, GroupAnalysis, OptimumPrediction
+from sweeps.run_models import config_of
 from sweeps.run_table import RUN_TABLE_SCHEMA
+from xlstm.config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,14 @@ class View:
     def label(self, group: GroupAnalysis) -> str:
         """`mLSTM`, or `mLSTM, context 512`."""
         return arch_label(group.arch) + self.at(group.context_length)
+
+    @cached_property
+    def models(self) -> list[ModelConfig]:
+        """The distinct models of the runs, where their shapes are known."""
+        shapes = ["arch", "N", "N_non_embedding", "d_model", "num_blocks", "num_heads"]
+        distinct_shapes = self.runs.select(shapes).unique(maintain_order=True)
+        configs = (config_of(row) for row in distinct_shapes.iter_rows(named=True))
+        return list(dict.fromkeys(config for config in configs if config is not None))
 
     @cached_property
     def loss_unit(self) -> str:

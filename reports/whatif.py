@@ -142,7 +142,7 @@ def _column(column: np.ndarray) -> float | str:
 
 def _decode(view: View, arch: str) -> dict[str, Any] | None:
     """FLOPs of a decode step by size, where the models' shapes are known."""
-    configs = [config for config in view.provenance.models if config.arch == arch]
+    configs = [config for config in view.models if config.arch == arch]
     if not configs:
         return None
     terms = decode_terms(configs)

@@ -214,7 +214,9 @@ def write_report(sweep: Sweep, runs: pl.DataFrame, analysis: Analysis) -> Path:
         wall_time_s=time.time() - sweep.started_at,
         regenerate=sweep.regenerate,
     )
-    path = results.report(runs, analysis, origin, sweep.folder)
+    path = results.report(
+        runs, analysis, origin, sweep.folder, tracking_uri=None if sweep.table else sweep.state.tracking_uri
+    )
     experiment = tracking.ensure_experiment(sweep.state, sweep.name)
     files = [path, sweep.folder / "analysis.json", sweep.folder / "runs.parquet"]
     run_id = tracking.log_report(sweep.state, experiment, sweep.name, files)

@@ -1,19 +1,22 @@
 """What comes after the training: run table, fits, report, each a file in the sweep's folder."""
 
 import hashlib
+import io
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 import sweeps.laws
 from reports import render
 from reports.provenance import Provenance
+from sweeps.histories import loss_curves
 from sweeps.laws import LawSettings, analyse, from_json, to_json
 from sweeps.laws.types import Analysis
 from sweeps.plan import Plan
@@ -49,17 +52,39 @@ def fit(runs: pl.DataFrame, settings: LawSettings, folder: Path) -> Analysis:
 
     A fit is a pure function of these three, and takes longer than all else in a sweep whose runs are cached.
     """
-    kept, key_file = folder / "analysis.json", folder / "analysis.key"
+    kept, key_file, draws = folder / "analysis.json", folder / "analysis.key", folder / "draws.npz"
     key = _fit_key(runs, settings)
-    if kept.exists() and key_file.exists() and key_file.read_text(encoding="utf-8") == key:
-        analysis: Analysis = from_json(kept.read_text(encoding="utf-8"))
-        return analysis
+    if all(path.exists() for path in (kept, draws, key_file)) and key_file.read_text(encoding="utf-8") == key:
+        return _with_draws(from_json(kept.read_text(encoding="utf-8")), draws)
     key_file.unlink(missing_ok=True)
     serving = serving_costs(runs, settings.served_tokens) if settings.served_tokens else None
     analysis = analyse(runs, settings, serving=serving)
     write_atomically(kept, to_json(analysis))
+    _keep_draws(analysis, draws)
     write_atomically(key_file, key)
     return analysis
+
+
+def _keep_draws(analysis: Analysis, path: Path) -> None:
+    """The draws of the laws that answer, by place: the report works with them, and JSON leaves them out."""
+    answering = {
+        str(i): group.parametric[0].draws for i, group in enumerate(analysis.groups) if group.parametric
+    }
+    held = io.BytesIO()
+    np.savez_compressed(held, **{place: draws for place, draws in answering.items() if draws is not None})  # type: ignore[arg-type]
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_bytes(held.getvalue())
+    temporary.replace(path)
+
+
+def _with_draws(analysis: Analysis, path: Path) -> Analysis:
+    with np.load(path) as kept:
+        draws = dict(kept)
+    groups = list(analysis.groups)
+    for place, drawn in draws.items():
+        first, *others = groups[int(place)].parametric
+        groups[int(place)] = replace(groups[int(place)], parametric=(replace(first, draws=drawn), *others))
+    return replace(analysis, groups=tuple(groups))
 
 
 def _fit_key(runs: pl.DataFrame, settings: LawSettings) -> str:
@@ -73,10 +98,18 @@ def _fit_key(runs: pl.DataFrame, settings: LawSettings) -> str:
     return content.hexdigest()
 
 
-def report(runs: pl.DataFrame, analysis: Analysis, origin: Provenance, folder: Path) -> Path:
-    """Render `report.html`; its path."""
+def report(
+    runs: pl.DataFrame,
+    analysis: Analysis,
+    origin: Provenance,
+    folder: Path,
+    *,
+    tracking_uri: str | None = None,
+) -> Path:
+    """Render `report.html`, with the loss curves of the runs where they are tracked; its path."""
     path = folder / "report.html"
-    write_atomically(path, render(runs, analysis, origin))
+    curves = None if tracking_uri is None else loss_curves(runs, tracking_uri)
+    write_atomically(path, render(runs, analysis, origin, curves=curves))
     return path
 
 

@@ -64,7 +64,7 @@ def decode_costs(view: View, context_length: int) -> Figure | None:
 
 def _nearest(view: View, group: GroupAnalysis) -> ModelConfig | None:
     """The planned model whose size is nearest to the optimum's."""
-    configs = [config for config in view.provenance.models if config.arch == group.arch]
+    configs = [config for config in view.models if config.arch == group.arch]
     best = best_optimum(group, view.headline_budgets[0]) if view.headline_budgets else None
     if not configs or best is None:
         return None

@@ -21,6 +21,9 @@ from reports.palette import budget_color, var
 from reports.view import View
 from sweeps.laws.types import GroupAnalysis
 
+_MOST, _FEWEST, _IN_ALL = 60, 12, 6000
+"""Points of a curve, and of all curves together."""
+
 
 def curves(view: View, context_length: int) -> Figure | None:
     """Training loss against tokens, a line a run, one panel an architecture; None without histories."""
@@ -29,7 +32,7 @@ def curves(view: View, context_length: int) -> Figure | None:
     named = view.curves.join(
         view.runs.select("run_key", "run_name", "g", "b", "N").unique("run_key", keep="first"), on="run_key"
     )
-    named = named.filter((pl.col("D") > 0) & (pl.col("loss") > 0)).sort("run_name", "D")
+    named = _thinned(named.filter((pl.col("D") > 0) & (pl.col("loss") > 0)))
     groups = view.at_context(context_length)
     here = named.filter(pl.col("g").is_in([view.groups.index(group) for group in groups]))
     if here.is_empty():
@@ -51,6 +54,19 @@ def curves(view: View, context_length: int) -> Figure | None:
             for i, budget in enumerate(view.budgets)
         ),
         context_length=context_length,
+    )
+
+
+def _thinned(table: pl.DataFrame) -> pl.DataFrame:
+    """Points that are evenly spread in ln D, fewer a run the more runs there are, the last always kept."""
+    n_runs = max(table["run_key"].n_unique(), 1)
+    bins = min(_MOST, max(_FEWEST, _IN_ALL // n_runs))
+    start, end = pl.col("D").log().min().over("run_key"), pl.col("D").log().max().over("run_key")
+    place = ((pl.col("D").log() - start) / (end - start + 1e-12) * bins).floor()
+    return (
+        table.sort("run_name", "run_key", "D")
+        .group_by("run_key", place.alias("bin"), maintain_order=True)
+        .last()
     )
 
 

@@ -79,14 +79,15 @@ def ends(rows: Rows, name: str = "y") -> list[float]:
 def interval_layers(
     rows: Rows, x: Any, y: Any, color: Any, tips: Sequence[str], name: str = "y"
 ) -> list[alt.Chart]:
-    """Bars over the intervals, and points."""
+    """Bars over the intervals, and points; those of an architecture have its shape."""
     low = y.copy()
     low["shorthand"] = f"{name}_low:Q"
     base = alt.Chart(inline(rows))
+    shape = {"shape": arch_shape_scale()} if rows and "arch" in rows[0] else {}
     return [
         base.mark_rule(strokeWidth=2).encode(x=x, y=low, y2=f"{name}_high:Q", color=color),
         base.mark_point(filled=True, size=60, opacity=1).encode(
-            x=x, y=y, color=color, tooltip=[f"{tip}:N" for tip in tips]
+            x=x, y=y, color=color, tooltip=[f"{tip}:N" for tip in tips], **shape
         ),
     ]
 
@@ -237,7 +238,7 @@ def frontier(study: Study) -> Figure | None:
         for g in found.gaps
     ]
     gap_x = log_x("C", column(rows, "C"), COMPUTE, form="flops")
-    gap_y = linear_y("y", [*ends(rows), 0.0], "Loss of the xLSTM's hull over the Transformer's (%)")
+    gap_y = linear_y("y", [*ends(rows), 0.0], "xLSTM over Transformer, loss (%)")
     marks = interval_layers(rows, gap_x, gap_y, alt.value(arch_color(1)), ("Gap",))
     return Figure(
         key="frontier",
@@ -450,7 +451,10 @@ def runtime_errors(study: Study) -> Figure | None:
             " one bootstrap resample and weighed milliseconds; ours weigh relative errors."
         ),
         panels=tuple(panels),
-        legend=tuple(Swatch(label=label, color=color) for label, color in series),
+        legend=tuple(
+            Swatch(label=label, color=color, shape=shape)
+            for (label, color), shape in zip(series, ARCH_SHAPES, strict=False)
+        ),
     )
 
 

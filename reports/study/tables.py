@@ -136,7 +136,7 @@ def erratum(found: errata.Erratum) -> Table:
     """Published, their method on these data, ours."""
     return Table(
         key=f"erratum-{found.key}",
-        caption=f"{found.title}: what is published, what their method gives on the data here, what we give.",
+        caption="What is published, what their method gives on the data here, and what we give.",
         columns=(*left("Number"), *right("Published", "Their method here", "Ours", "Interval")),
         rows=tuple(
             (
@@ -232,7 +232,7 @@ def power_laws(study: Study) -> Table:
                         integer(n),
                         number(was.exponent if was else None, places(4)),
                         number(theirs.exponent, places(4)),
-                        number(theirs.exponent_std, places(4)),
+                        number(theirs.exponent_std, digits(2)),
                         *estimate(ours.law.exponent, places(4)),
                         Cell(numbers.span(line, places(4)) if line else "", mark="quiet"),
                         number(ours.law.offset or None, places(3)),
@@ -334,7 +334,7 @@ def grid(study: Study) -> Table:
             (
                 Cell(arch_label(cell.arch)),
                 Cell(cell.experiment_set),
-                number(cell.max_ratio, numbers.ratio),
+                number(cell.max_ratio, lambda v: f"{v:g}"),
                 Cell("yes" if cell.gamma else "no"),
                 number(cell.delta, lambda v: f"{v:g}"),
                 integer(fit.n),
@@ -377,7 +377,7 @@ def slopes(study: Study) -> Table:
                 (
                     Cell(arch_label(line.arch)),
                     Cell(_COUNTS[column]),
-                    number(line.ratio, numbers.ratio),
+                    number(line.ratio, lambda v: f"{v:g}"),
                     integer(line.n),
                     number(was.slope if was else None, places(6)),
                     *estimate(line.interval(study.settings.level), places(6)),

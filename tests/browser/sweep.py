@@ -1,23 +1,54 @@
 """A sweep of both architectures at two context lengths whose FLOPs a token are not 6 N."""
 
-from typing import Any
+from itertools import product
 
 import numpy as np
 import polars as pl
 
 from reports import Provenance
 from tests.reports import synthetic
-from xlstm.accounting import mlstm_config, transformer_config
+from xlstm.accounting import count_parameters, mlstm_config, training_flops, transformer_config
 from xlstm.config import ModelConfig
 
+CONTEXTS = (128, 512)
+_MAKERS = {"mlstm": mlstm_config, "transformer": transformer_config}
 _WIDTHS = (16, 24, 32, 48, 64, 96)
 
 
+def models() -> list[ModelConfig]:
+    return [
+        make(d_model=width, num_blocks=2, num_heads=2, vocab_size=256, ffn_multiple_of=8)
+        for make in _MAKERS.values()
+        for width in _WIDTHS
+    ]
+
+
 def run_table() -> pl.DataFrame:
-    """Attention and heads make a token dearer than 6 N, small models most."""
-    table = synthetic.run_table(contexts=(128, 512))
-    dearer = 1 + pl.col("context_length") / 2000 + 20 / pl.col("N").sqrt()
-    return table.with_columns(train_flops=pl.col("train_flops") * dearer)
+    """Real models with their own FLOPs, losses from the synthetic surfaces."""
+    rng = np.random.default_rng(7)
+    cells = product(models(), CONTEXTS, synthetic.BUDGETS)
+    return pl.DataFrame([_run(rng, *cell) for cell in cells])
+
+
+def _run(rng: np.random.Generator, config: ModelConfig, context: int, budget: float) -> dict[str, object]:
+    N = count_parameters(config)
+    row = synthetic.run(rng, config.arch, context, budget, N)
+    tokens = budget / training_flops(config, context, 1.0)
+    steps = max(1, round(tokens / (8 * context)))
+    D = steps * 8.0 * context
+    loss = float(synthetic.surface(config.arch, np.float64(N), np.float64(D)) + 0.004 * rng.standard_normal())
+    shape = {"d_model": config.d_model, "num_blocks": config.num_blocks, "num_heads": config.num_heads}
+    return (
+        row
+        | shape
+        | {
+            "N_non_embedding": float(count_parameters(config, embedding=False)),
+            "D": D,
+            "steps": steps,
+            "train_flops": training_flops(config, context, D),
+            "loss": loss,
+        }
+    )
 
 
 def curves(table: pl.DataFrame) -> pl.DataFrame:
@@ -30,13 +61,5 @@ def curves(table: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(parts)
 
 
-def models() -> list[ModelConfig]:
-    shapes: list[dict[str, Any]] = [
-        {"d_model": width, "num_blocks": 2, "num_heads": 2, "vocab_size": 256, "ffn_multiple_of": 8}
-        for width in _WIDTHS
-    ]
-    return [make(**shape) for shape in shapes for make in (mlstm_config, transformer_config)]
-
-
 def provenance(**changes: object) -> Provenance:
-    return synthetic.provenance(**{"models": models(), **changes})
+    return synthetic.provenance(**changes)

@@ -171,7 +171,7 @@ def test_every_form_of_law(open_page: Open, table: pl.DataFrame, fitted: Analysi
 
 
 def test_unknown_shapes_are_served_at_two_n(open_page: Open, table: pl.DataFrame, fitted: Analysis):
-    opened = open_page(render(table, fitted, sweep.provenance(models=())))
+    opened = open_page(render(table.drop("d_model"), fitted, sweep.provenance()))
     opened.typed(budget="1e13", context="128", tokens="1e8", prompt="0", answer="64")
     fit = group_of(fitted, "mlstm", 128)
     lean = serving_optimum(

@@ -52,10 +52,10 @@ def optimum(arch: str, C: float) -> tuple[float, float, float]:
 
 def run_table(contexts: tuple[int, ...] = (128,)) -> pl.DataFrame:
     rng = np.random.default_rng(7)
-    return pl.DataFrame([_run(rng, *cell) for cell in product(SURFACES, contexts, BUDGETS, SIZES)])
+    return pl.DataFrame([run(rng, *cell) for cell in product(SURFACES, contexts, BUDGETS, SIZES)])
 
 
-def _run(rng: np.random.Generator, arch: str, context: int, budget: float, N: float) -> dict[str, object]:
+def run(rng: np.random.Generator, arch: str, context: int, budget: float, N: float) -> dict[str, object]:
     steps = round(budget / (6 * N) / (8 * context))
     D = steps * 8.0 * context
     loss = float(surface(arch, np.float64(N), np.float64(D)) + 0.004 * rng.standard_normal())

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -9,6 +10,7 @@ from sweeps.laws import LawSettings, to_json
 from sweeps.run_table import complete
 from tasks.errors import UserError
 from tasks.results import fit, save_runs, tally
+from tests.reports import synthetic
 
 RUNS = complete(
     pl.DataFrame(
@@ -57,10 +59,21 @@ def test_a_fit_is_kept_until_a_run_or_a_setting_changes(tmp_path: Path) -> None:
     first = to_json(fit(runs, settings, tmp_path))
     kept = tmp_path / "analysis.json"
     written = kept.stat().st_mtime_ns
-    assert to_json(fit(runs, settings, tmp_path)) == first
+    again = fit(runs, settings, tmp_path)
+    assert to_json(again) == first
     assert kept.stat().st_mtime_ns == written
     assert to_json(fit(runs, LawSettings(resamples=6), tmp_path)) != first
     assert kept.stat().st_mtime_ns != written
     changed = runs.with_columns(loss=pl.col("loss") * 1.01)
     assert to_json(fit(changed, settings, tmp_path)) != first
     assert to_json(fit(runs, settings, tmp_path)) == first
+
+
+def test_the_draws_of_the_law_that_answers_are_kept(tmp_path: Path) -> None:
+    runs, settings = complete(synthetic.run_table()), LawSettings(resamples=20)
+    first, again = fit(runs, settings, tmp_path), fit(runs, settings, tmp_path)
+    for one, other in zip(first.groups, again.groups, strict=True):
+        assert len(one.parametric[0].draws) == 20
+        np.testing.assert_array_equal(one.parametric[0].draws, other.parametric[0].draws)
+    (tmp_path / "draws.npz").unlink()
+    assert fit(runs, settings, tmp_path).groups[0].parametric[0].draws is not None
