@@ -1,6 +1,7 @@
 """Results as text for a terminal: aligned columns, every number with its interval, flags at the end."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from textwrap import wrap
 
 import numpy as np
 
@@ -135,8 +136,13 @@ def _group(group: GroupAnalysis) -> Iterator[str]:
         yield from aligned(list(_optimum_rows(group)), indent="    ")
     if sentences := list(group_sentences(group)):
         yield "  Checks and outlook"
-        yield from (f"    {line}" for line in sentences)
+        yield from (line for sentence in sentences for line in _wrapped(sentence, "    "))
     yield from (f"  {line}" for line in _flags(group.flags))
+
+
+def _wrapped(sentence: str, indent: str) -> list[str]:
+    """A sentence on lines of 110 characters, the later ones indented further."""
+    return wrap(sentence, 110, initial_indent=indent, subsequent_indent=indent + "  ")
 
 
 def _power_law_rows(group: GroupAnalysis) -> Iterator[tuple[str, ...]]:

@@ -1,14 +1,21 @@
 """`isoflop fit`: a foreign table in, a readable table, JSON and a report out."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from mlflow.tracking import MlflowClient
 
-from sweeps.laws import FitError, LawSettings, from_json
+from sweeps.laws import FitError, LawSettings, fit, from_json, prepare
+from sweeps.plan import make_plan
+from sweeps.spec import parse_spec
 from tasks.errors import UserError
 from tasks.fit_runs import fit_source, law_settings
+from tasks.state import State
+from tests.sweeps.test_plan import DATA
+from tests.sweeps.test_spec import MINIMAL
 
 
 @pytest.fixture
@@ -69,6 +76,7 @@ def test_what_a_user_gets_wrong_is_one_line(foreign: Path, tmp_path: Path) -> No
         ("estimator", "best", "--estimator best"),
         ("delta", "small", "--delta small"),
         ("targets", [-1.0], "--target -1"),
+        ("serve", -1.0, "--serve -1"),
     ],
 )
 def test_bad_options_are_named(option: str, value: object, message: str) -> None:
@@ -80,13 +88,59 @@ def test_bad_options_are_named(option: str, value: object, message: str) -> None
         "level": 0.9,
         "targets": [1e20],
         "seed": 1,
+        "profile": ["a"],
+        "serve": 1e12,
     }
     assert law_settings(**given).huber_delta == "auto"  # type: ignore[arg-type]
     with pytest.raises(UserError, match=message):
         law_settings(**{**given, option: value})  # type: ignore[arg-type]
 
 
-def test_runs_of_an_experiment(tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ISOFLOP_HOME", str(tmp_path / "state"))
+def test_an_experiment_that_is_not_there(tracked: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISOFLOP_HOME", str(tracked.home))
     with pytest.raises(UserError, match="absent"):
-        fit_source("mlflow:absent", LawSettings(), out=tmp_path / "out")
+        fit_source("mlflow:absent", LawSettings(), out=tracked.home / "out")
+
+
+def test_runs_of_an_experiment(tracked: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in MLflow's database need no options: N, D and shapes come from their tags."""
+    monkeypatch.setenv("ISOFLOP_HOME", str(tracked.home))
+    spec = {
+        **MINIMAL,
+        "archs": ["mlstm", "transformer"],
+        "budgets": [1e13, 4e13, 1.6e14],
+        "ladder": {"shapes": [{"d_model": 32 * k, "num_blocks": 2 + k // 2} for k in (1, 2, 3, 4, 6, 8)]},
+    }
+    plan = make_plan(parse_spec(spec), DATA, 256)
+    client = MlflowClient(tracked.tracking_uri)
+    experiment = client.create_experiment("swept", artifact_location=str(tmp_path / "artifacts"))
+    noise = np.random.default_rng(0).normal(0, 0.003, len(plan.runs))
+    for run, error in zip(plan.runs, noise, strict=True):
+        tracked_run = client.create_run(experiment, tags=run.tags).info.run_id
+        loss = (0.9 + 60 / run.N**0.34 + 30 / run.D**0.28) * np.exp(error)
+        client.log_metric(tracked_run, "loss", float(loss))
+        client.set_terminated(tracked_run)
+    found = fit_source("mlflow:swept", LawSettings(resamples=30, served_tokens=1e9), out=tmp_path / "out")
+    groups = from_json(found.analysis.read_text()).groups
+    assert [(group.arch, group.n_runs) for group in groups] == [("mlstm", 18), ("transformer", 18)]
+    for group in groups:
+        serving = group.diagnostics["serving"][0]
+        assert serving.get("decode_cost", serving.get("note")) in (
+            "the architecture's own", "no law is identified, so no model can be chosen for serving",
+        )  # fmt: skip
+    assert pl.read_parquet(tmp_path / "out" / "runs.parquet")["mlflow_run_id"].null_count() == 0
+    with pytest.raises(UserError, match="need no --column"):
+        fit_source("mlflow:swept", LawSettings(), where={"arch": "mlstm"})
+
+
+def test_json_holds_every_digit(foreign: Path, tmp_path: Path) -> None:
+    """At least 12 significant digits of every coefficient; here all of them."""
+    found = fit_source(
+        str(foreign), LawSettings(resamples=20), columns=COLUMNS, units={"N": "M"}, out=tmp_path / "out"
+    )
+    runs = pl.read_parquet(tmp_path / "out" / "runs.parquet")
+    again = fit(prepare(runs), LawSettings(resamples=0))
+    stored = json.loads(found.analysis.read_text())["result"]["groups"][0]["parametric"][0]["params"]
+    for name, estimate in again.params.items():
+        assert stored[name]["value"] == pytest.approx(estimate.value, rel=1e-12)
+        assert len(repr(stored[name]["value"]).replace(".", "").lstrip("0")) >= 12

@@ -185,6 +185,17 @@ def test_repeats_and_checkpoints_are_flagged_and_clustered() -> None:
     assert "duplicate-rows" in {flag.code for flag in twice.flags}
 
 
+def test_two_data_sets_in_one_table_are_flagged() -> None:
+    """Between two losses at every N and D Huber's sum is flat: any surface between them is its minimum."""
+    table = pl.concat([runs(), runs(loss=2 * runs()["loss"].to_numpy())])
+    fitted = fit(table, QUICK)
+    assert {"contradictory-rows", "flat-objective"} <= codes(fitted)
+    message = next(flag.message for flag in fitted.flags if flag.code == "contradictory-rows")
+    assert "differ by up to 100%" in message
+    seeds = pl.concat([runs(), runs(loss=1.004 * runs()["loss"].to_numpy())])
+    assert not {"contradictory-rows", "flat-objective"} & codes(fit(seeds, QUICK))
+
+
 def test_mixed_architectures_are_flagged() -> None:
     mixed = runs(arch=["transformer"] * 28 + ["mlstm"] * 28)
     assert [flag.code for flag in prepare(mixed).flags] == ["mixed-groups"]

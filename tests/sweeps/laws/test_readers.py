@@ -53,6 +53,18 @@ def test_millions_without_a_unit_are_refused(theirs: Path) -> None:
         read_runs(theirs, COLUMNS, {"D": "B"})
 
 
+def test_rows_are_chosen_by_their_own_columns(theirs: Path) -> None:
+    table = pl.read_csv(theirs).with_columns(set=pl.Series(["ours", "other"] * 17 + ["ours"]), keep=True)
+    table.write_csv(theirs)
+    units = {"N": "M", "D": "B"}
+    runs = read_runs(theirs, COLUMNS, units, where={"set": "ours", "keep": "true"})
+    assert runs["loss"].to_list() == table.filter(pl.col("set") == "ours")["ce"].to_list()
+    with pytest.raises(FitError, match="--where set=mine: no row; set has other, ours"):
+        read_runs(theirs, COLUMNS, units, where={"set": "mine"})
+    with pytest.raises(FitError, match="--where sort=ours: no such column; it has params"):
+        read_runs(theirs, COLUMNS, units, where={"sort": "ours"})
+
+
 def test_perplexity_is_refused(theirs: Path) -> None:
     table = pl.read_csv(theirs).with_columns(ce=pl.col("ce").exp() * 10)
     table.write_csv(theirs)

@@ -63,9 +63,9 @@ def test_projection_and_direct_search_agree_on_noisy_data(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ls-log", "huber-log"])
-def test_pairs_intervals_cover(name: str) -> None:
-    """300 samples of 60 points with 1 % noise, 200 resamples each: the 95 % intervals of a."""
+@pytest.mark.parametrize(("name", "resamples"), [("ls-log", 200), ("huber-log", 120)])
+def test_pairs_intervals_cover(name: str, resamples: int) -> None:
+    """The 95 % intervals of a from 300 samples of 60 points with 1 % noise."""
     law, rng = LAWS["chinchilla"], np.random.default_rng(2024)
     N, D = np.exp(rng.uniform(np.log(5e7), np.log(1e10), 60)), np.exp(rng.uniform(21.0, 26.0, 60))
     truth = np.array([list(TRUTH["chinchilla"].values())])
@@ -77,7 +77,7 @@ def test_pairs_intervals_cover(name: str) -> None:
         problem = pose(law, {"N": N, "D": D}, y, how.objective, w)
         start = law.from_public(truth, problem.center)
         best = descend(problem, how, start, w, tolerance=1e-9).theta[0]
-        run = run_bootstrap(problem, how, best, w, Scheme(), resamples=200, seed=sample)
+        run = run_bootstrap(problem, how, best, w, Scheme(), resamples=resamples, seed=sample)
         assert run.converged >= 0.99
         low, high = np.nanquantile(law.quantities(run.params)["a"], [0.025, 0.975])
         covered += low <= a <= high
