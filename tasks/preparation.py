@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import yaml
 
 from sweeps.gather import finished_runs
@@ -153,8 +154,16 @@ def view_plan(spec: SweepSpec, state: State) -> PlanView:
         device="a GPU, of which this machine has none" if elsewhere else device_kind(spec.resources, here),
         cached=sum(run.run_key in done for run in plan.runs),
         corpus=corpus_said,
-        quality=describe_plan(describe_plan_quality(plan.table)),
+        quality=describe_plan(
+            describe_plan_quality(plan.table, finished=_runs_so_far(state.sweep_dir(spec.name)))
+        ),
     )
+
+
+def _runs_so_far(folder: Path) -> pl.DataFrame | None:
+    """The run table that the sweep left when it was gathered last: later budgets are centred on its vertices."""
+    path = folder / "runs.parquet"
+    return pl.read_parquet(path) if path.exists() else None
 
 
 def finished_keys(state: State) -> set[str]:
