@@ -161,7 +161,7 @@ def view_plan(spec: SweepSpec, state: State) -> PlanView:
 
 
 def _runs_so_far(folder: Path) -> pl.DataFrame | None:
-    """The run table that the sweep left when it was gathered last: later budgets are centred on its vertices."""
+    """The run table that the sweep left when it was last gathered: its vertices centre later budgets."""
     path = folder / "runs.parquet"
     return pl.read_parquet(path) if path.exists() else None
 

@@ -121,7 +121,9 @@ def propose_runs(
     """The `count` runs that cut the variance of ln N* at `target` most for each FLOP, one after the other.
 
     Candidates are `sizes` sizes from N*/half_width to N* half_width at each of `budgets` (those of the points
-    by default). Raises `FitError` where the runs that there are do not identify the law: plan a grid first.
+    by default), as far as their N and D lie within the ranges of the points: an optimal design goes to the
+    extremes, and beyond the runs the law is a guess. Raises `FitError` where no candidate is left, and where
+    the runs that there are do not identify the law: plan a grid first.
     """
     design = Design.of(points.N, points.D, surface)
     if design.singular or points.C.max() < 1.5 * points.C.min():
@@ -129,6 +131,10 @@ def propose_runs(
             f"{len(points)} runs do not identify {surface.law.name}: train a grid of 3 budgets first"
         )
     C, N, D = _candidates(surface, budgets or [float(b) for b in points.budgets], flops, half_width, sizes)
+    within = _within(N, points.N) & _within(D, points.D)
+    if not within.any():
+        raise FitError("no run at these budgets has its N and D within the ranges of the runs that there are")
+    C, N, D = C[within], N[within], D[within]
     slope, J = target_slope(design, target, flops), design.jacobian(N, D)
     covariance = np.linalg.inv(design.information)
     proposals = []
@@ -151,6 +157,10 @@ def propose_runs(
             )
         )
     return tuple(proposals)
+
+
+def _within(values: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    return (values >= seen.min() * (1 - 1e-6)) & (values <= seen.max() * (1 + 1e-6))
 
 
 def _candidates(
