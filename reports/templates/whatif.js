@@ -50,13 +50,14 @@ function readQuestion(form, data) {
     servingMfu: number("serving-mfu", share) / 100,
     price: number("price", (value) => value >= 0, 0),
   };
-  for (const name of ["mfu"]) form.elements[name].closest(".field").hidden = measured;
+  form.elements.mfu.closest(".field").hidden = measured; // what was measured is what it is
   const peak = measured ? data.measured.flopsPerSecond / question.mfu : data.accelerators[form.elements.device.value];
   question.trainPerHour = 3600 * peak * question.mfu;
   question.servePerHour = 3600 * peak * question.servingMfu;
   question.flops = form.elements.unit.value === "hours" ? question.budget * question.trainPerHour : question.budget;
   question.hours = form.elements.unit.value === "hours" ? question.budget : null;
-  question.device = form.elements.device.selectedOptions[0].textContent.trim();
+  question.measured = measured;
+  question.device = form.elements.device.selectedOptions[0].dataset.name;
   return sound ? question : null;
 }
 
@@ -111,7 +112,7 @@ function answer(group, rows, question, data) {
 function whatItIs(question) {
   const hours = question.flops / question.trainPerHour;
   const price = question.price ? `, ${asAmount(hours * question.price)} at your price` : "";
-  return `A training budget of ${asFlops(question.flops)} FLOPs: ${asAmount(hours)} hours of ${question.device}${price}.`;
+  return `A training budget of ${asFlops(question.flops)} FLOPs: ${asAmount(hours)} hours of ${question.device}${question.measured ? " at its measured speed" : ` at ${asShare(question.mfu)} of its peak`}${price}.`;
 }
 
 /** Each pair's difference of the best losses; the draws of two architectures are independent. */
