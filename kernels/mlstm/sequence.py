@@ -135,8 +135,7 @@ def _backward(
     has_initial: bool,
     cu_seqlens: Tensor | None,
     h: Tensor,
-    C1: Tensor,
-    n1: Tensor,
+    want_state: bool,
     C: Tensor,
     n: Tensor,
     rows: Tensor,
@@ -158,9 +157,9 @@ def _backward(
     saved = Saved(C, n, rows, bounds, norms)
     with _on_device(q):
         *gradients, dC0, dn0 = backward(
-            dh, d_final, q, k, v, i, f, h, (C1, n1), has_initial, cu_seqlens, saved, options,
+            dh, d_final, q, k, v, i, f, h, has_initial, cu_seqlens, saved, options,
             checked_config(
-                q, v, packed=cu_seqlens is not None, starts=has_initial, ends=C1.numel() > 0, exact_norm=exact_norm
+                q, v, packed=cu_seqlens is not None, starts=has_initial, ends=want_state, exact_norm=exact_norm
             ),
         )  # fmt: skip
     empty = q.new_empty(0, dtype=torch.float32)
@@ -184,20 +183,22 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     q, k, v, i, f, C0, n0, _, cu_seqlens, want_state, *ctx.options = inputs
     ctx.want_state, ctx.has_initial = want_state, C0 is not None
     h, C, n, _, *saved = output
-    ctx.save_for_backward(q, k, v, i, f, C0, n0, cu_seqlens, h, C, n, *saved)
+    ctx.state_shapes = C.shape, n.shape
+    ctx.save_for_backward(q, k, v, i, f, C0, n0, cu_seqlens, h, *saved)
     ctx.set_materialize_grads(False)
 
 
 def _differentiate(
     ctx: Any, dh: Tensor | None, dC: Tensor | None, dn: Tensor | None, *_: Any
 ) -> tuple[Any, ...]:
-    q, k, v, i, f, C0, n0, cu_seqlens, h, C, n, *saved = ctx.saved_tensors
+    q, k, v, i, f, C0, n0, cu_seqlens, h, *saved = ctx.saved_tensors
     d_final: tuple[Tensor | None, Tensor | None] = (None, None)
     if ctx.want_state and (dC is not None or dn is not None):
-        d_final = (torch.zeros_like(C) if dC is None else dC, torch.zeros_like(n) if dn is None else dn)
+        zeros = [i.new_zeros(shape, dtype=torch.float32) for shape in ctx.state_shapes]
+        d_final = (zeros[0] if dC is None else dC, zeros[1] if dn is None else dn)
     dh = torch.zeros_like(h) if dh is None else dh.to(h.dtype)
     dq, dk, dv, di, df, dC0, dn0 = torch.ops.isoflop.mlstm_backward(
-        dh, *d_final, q, k, v, i, f, ctx.has_initial, cu_seqlens, h, C, n, *saved, *ctx.options
+        dh, *d_final, q, k, v, i, f, ctx.has_initial, cu_seqlens, h, ctx.want_state, *saved, *ctx.options
     )
     if not ctx.has_initial:
         return dq, dk, dv, di, df, *[None] * 9

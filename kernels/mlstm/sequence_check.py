@@ -230,11 +230,9 @@ def _ours(
     h, (C, n, m), saved = forward(
         q, k, v, i, f, initial, cu_seqlens, trial.ends, options, config, cut=2
     )
-    final, d_final = None, None
-    if C is not None and n is not None:
-        final, d_final = (C, n), (dC, dn)
+    d_final = (dC, dn) if trial.ends else None
     *gradients, dC0, dn0 = backward(
-        dh, d_final, q, k, v, i, f, h, final, trial.starts, cu_seqlens, saved, options, config, cut=2
+        dh, d_final, q, k, v, i, f, h, trial.starts, cu_seqlens, saved, options, config, cut=2
     )
     return [x for x in (h, m, C, n, *gradients, dC0, dn0) if x is not None]
 

@@ -154,6 +154,13 @@ def _score_gradients(
 
 
 @triton.jit
+def _without_diagonal(x, row):
+    """x (BM, BM) with zeros on the diagonal, and the diagonal."""
+    own = row[:, None] == row[None, :]
+    return tl.where(own, 0.0, x), tl.sum(tl.where(own, x, 0.0), 1)
+
+
+@triton.jit
 def _query_gradient(
     q_ptr, k_ptr, v_ptr, g_ptr, q_st, k_st, v_st, g_st, rows_ptr, norms_ptr, dr_ptr, C_ptr, n_ptr,
     dq_ptr, dq_st, dots_ptr, d, m0, length, plane, scale,
@@ -172,6 +179,7 @@ def _query_gradient(
     dq *= tl.load(rows_ptr + 2 * plane + row)[:, None]
     weights = _weights(tl.load(rows_ptr + row)[None, :], w[:, None], row[:, None], row[None, :])
     scores = _score_gradients(scores, inverse_norm, dr_ptr, row, weights, plane, 0, SLICES, EXACT)
+    scores, own = _without_diagonal(scores, row)
     k = _tokens(k_ptr, row, k_st, d, length, K, K % BD == 0)
     dq = tl.dot(scores.to(k.dtype), k, dq, input_precision=PRECISION)
     for n0 in range(0, m0, BM):
@@ -181,16 +189,16 @@ def _query_gradient(
         scores = _score_gradients(scores, inverse_norm, dr_ptr, row, weights, plane, 0, SLICES, EXACT)
         k = _tokens(k_ptr, column, k_st, d, length, K, K % BD == 0)
         dq = tl.dot(scores.to(k.dtype), k, dq, input_precision=PRECISION)
-    dq *= scale
     q = _tokens(q_ptr, row, q_st, d, length, K, K % BD == 0)
-    tl.store(dots_ptr + row, tl.sum(dq * q, 1))
-    _store_tokens(dq_ptr, row, dq_st, d, length, dq, K)
+    tl.store(dots_ptr + row, tl.sum(dq * q, 1) * scale)
+    k = _tokens(k_ptr, row, k_st, d, length, K, K % BD == 0)
+    _store_tokens(dq_ptr, row, dq_st, d, length, (dq + own[:, None] * k) * scale, K)
 
 
 @triton.jit
 def _key_gradient(
     q_ptr, k_ptr, v_ptr, g_ptr, q_st, k_st, v_st, g_st, rows_ptr, norms_ptr, dr_ptr, dC_ptr, dn_ptr,
-    dk_ptr, dk_st, dots_ptr, d, m0, length, plane, scale,
+    dk_ptr, dk_st, dots_ptr, slices, d, m0, length, plane, scale,
     K: tl.constexpr, V: tl.constexpr, KP: tl.constexpr, VP: tl.constexpr, L: tl.constexpr, BM: tl.constexpr,
     BR: tl.constexpr, BD: tl.constexpr, SLICES: tl.constexpr, EXACT: tl.constexpr, WITH_DN: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -203,8 +211,11 @@ def _key_gradient(
     if WITH_DN:
         dk += _sum_slices(dn_ptr + d, plane // L * KP, SLICES)[None, :]
     dk *= tl.load(rows_ptr + 3 * plane + row)[:, None]
+    k = _tokens(k_ptr, row, k_st, d, length, K, K % BD == 0)
+    tl.store(dots_ptr + 2 * slices * plane + row, tl.sum(dk * k, 1) * scale)
     weights = _weights(x[:, None], tl.load(rows_ptr + plane + row)[None, :], row[None, :], row[:, None])
     scores = _score_gradients(scores, tl.load(norms_ptr + row), dr_ptr, row, weights, plane, 1, SLICES, EXACT)
+    scores, own = _without_diagonal(scores, row)
     q = _tokens(q_ptr, row, q_st, d, length, K, K % BD == 0)
     dk = tl.dot(scores.to(q.dtype), q, dk, input_precision=PRECISION)
     for n0 in range(m0 + BM, tl.minimum(length, L), BM):
@@ -215,10 +226,11 @@ def _key_gradient(
         scores = _score_gradients(scores, inverse_norm, dr_ptr, column, weights, plane, 1, SLICES, EXACT)
         q = _tokens(q_ptr, column, q_st, d, length, K, K % BD == 0)
         dk = tl.dot(scores.to(q.dtype), q, dk, input_precision=PRECISION)
-    dk *= scale
     k = _tokens(k_ptr, row, k_st, d, length, K, K % BD == 0)
-    tl.store(dots_ptr + row, tl.sum(dk * k, 1))
-    _store_tokens(dk_ptr, row, dk_st, d, length, dk, K)
+    tl.store(dots_ptr + row, tl.sum(dk * k, 1) * scale)
+    direct = own[:, None] * _tokens(q_ptr, row, q_st, d, length, K, K % BD == 0)
+    tl.store(dots_ptr + slices * plane + row, tl.sum(direct * k, 1) * scale)
+    _store_tokens(dk_ptr, row, dk_st, d, length, (dk + direct) * scale, K)
 
 
 @triton.jit
@@ -250,69 +262,58 @@ def _value_gradient(
 
 @triton.jit
 def _end_product(
-    C_ptr, n_ptr, dC_ptr, dn_ptr, end_ptr, v0, k_limit, v_limit, dn_slice, scale,
-    k_stride: tl.constexpr, KP: tl.constexpr, VP: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
-    SLICES: tl.constexpr, WITH_DN: tl.constexpr,
+    C_ptr, n_ptr, dC_ptr, dn_ptr, v0, dn_slice,
+    KP: tl.constexpr, VP: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr, SLICES: tl.constexpr,
+    WITH_DN: tl.constexpr,
 ):  # fmt: skip
-    """A slice's share of <C, dC> + <n, dn> at the end of a chunk. C, n may be those of the next chunk or the final ones."""
+    """A slice's share of <C, dC> + <n, dn>, of the state at the start of a chunk and the gradient at its end."""
     d_v = v0 + tl.arange(0, BD)
     total = tl.zeros([BK], tl.float32)
     for k0 in range(0, KP, BK):
         d_k = k0 + tl.arange(0, BK)
-        mask = (d_k < k_limit)[:, None] & (d_v < v_limit)[None, :]
-        C = tl.load(C_ptr + d_k[:, None] * k_stride + d_v[None, :], mask=mask, other=0).to(tl.float32)
-        total += tl.sum(C * tl.load(dC_ptr + d_k[:, None] * VP + d_v[None, :]), 1)
+        at = d_k[:, None] * VP + d_v[None, :]
+        total += tl.sum(tl.load(C_ptr + at).to(tl.float32) * tl.load(dC_ptr + at), 1)
         if WITH_DN:
-            n = tl.load(n_ptr + d_k, mask=d_k < k_limit, other=0)
-            total += tl.where(v0 == 0, n, 0) * _sum_slices(dn_ptr + d_k, dn_slice, SLICES)
-    tl.store(end_ptr, tl.sum(total, 0) * scale)
+            total += tl.where(v0 == 0, tl.load(n_ptr + d_k), 0) * _sum_slices(dn_ptr + d_k, dn_slice, SLICES)
+    return tl.sum(total, 0)
 
 
 @triton.jit(do_not_specialize=["q_sb", "k_sb", "v_sb", "g_sb", "S", "NC", "CH", "H", "scale"])
 def gradients_kernel(
-    q_ptr, k_ptr, v_ptr, g_ptr, rows_ptr, norms_ptr, C_ptr, n_ptr, C1_ptr, n1_ptr, dC_ptr, dn_ptr, dr_ptr,
+    q_ptr, k_ptr, v_ptr, g_ptr, rows_ptr, bounds_ptr, norms_ptr, C_ptr, n_ptr, dC_ptr, dn_ptr, dr_ptr,
     dq_ptr, dk_ptr, dv_ptr, dots_ptr, ends_ptr, cu_ptr, first_ptr, owner_ptr,
     q_sb, q_st, q_sh, k_sb, k_st, k_sh, v_sb, v_st, v_sh, g_sb, g_st, g_sh, S, NC, CH, H, scale,
     K: tl.constexpr, V: tl.constexpr, KP: tl.constexpr, VP: tl.constexpr, L: tl.constexpr,
     BM: tl.constexpr, BRK: tl.constexpr, BRV: tl.constexpr, BDK: tl.constexpr, BDV: tl.constexpr,
-    SLICES: tl.constexpr, EXACT: tl.constexpr, HAS_END: tl.constexpr,
+    SLICES: tl.constexpr, EXACT: tl.constexpr, WITH_DN: tl.constexpr,
     VARLEN: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dq, dk, dv and what the gates need of the states: programs of four kinds side by side, so that they find each
     other's operands in the L2 cache.
 
-    dots (2, slices of K, chunks, H, L): shares of q dq and k dk. ends (slices of V, chunks, H): of <C, dC> + <n, dn> at
-    the end of the chunk. SLICES: of V, in dr and dn.
+    dots (4, slices of K, chunks, H, L): shares of q dq and of k dk, both without what a token reads of itself; that;
+    the part of k dk that comes through the state. ends (slices of V, chunks, H): of
+    the gradient of the decay of what was there before the chunk. SLICES: of V, in dr and dn.
     """
     k_slices: tl.constexpr = KP // BDK
     v_slices: tl.constexpr = VP // BDV
     kinds: tl.constexpr = 2 * k_slices + v_slices
     tiles: tl.constexpr = kinds * (L // BM) + v_slices
-    WITH_DN: tl.constexpr = EXACT or HAS_END
     pid = tl.program_id(0)
     chunk_head, tile = (pid // tiles).to(tl.int64), pid % tiles
     chunk, head = pid // tiles // H, (pid // tiles) % H
-    batch, sequence, start, length = chunk_span(chunk, cu_ptr, first_ptr, owner_ptr, S, NC, L, VARLEN)
+    batch, _, start, length = chunk_span(chunk, cu_ptr, first_ptr, owner_ptr, S, NC, L, VARLEN)
     kind, m0 = tile % kinds, tile // kinds * BM
     plane = CH.to(tl.int64)
     dC_ptr += chunk_head * KP * VP
     dn_ptr += chunk_head * KP
     if tile >= kinds * (L // BM):
         if length > 0:
-            end_at = ends_ptr + kind * plane + chunk_head
-            if length > L:
-                _end_product(
-                    C_ptr + (chunk_head + H) * KP * VP, n_ptr + (chunk_head + H) * KP, dC_ptr, dn_ptr, end_at,
-                    kind * BDV, KP, VP, plane * KP, scale, VP, KP, VP, BRK, BDV, SLICES, WITH_DN,
-                )  # fmt: skip
-            elif HAS_END:
-                final = (sequence * H + head).to(tl.int64) * K
-                _end_product(
-                    C1_ptr + final * V, n1_ptr + final, dC_ptr, dn_ptr, end_at,
-                    kind * BDV, K, V, plane * KP, scale, V, KP, VP, BRK, BDV, SLICES, WITH_DN,
-                )  # fmt: skip
-            else:
-                tl.store(end_at, 0.0)
+            end = _end_product(
+                C_ptr + chunk_head * KP * VP, n_ptr + chunk_head * KP, dC_ptr, dn_ptr, kind * BDV, plane * KP,
+                KP, VP, BRK, BDV, SLICES, WITH_DN,
+            )  # fmt: skip
+            tl.store(ends_ptr + kind * plane + chunk_head, end * tl.load(bounds_ptr + chunk_head) * scale)
         return
     if m0 >= length:
         return
@@ -337,7 +338,7 @@ def gradients_kernel(
         _key_gradient(
             q_ptr, k_ptr, v_ptr, g_ptr, q_st, k_st, v_st, g_st, rows_ptr, norms_ptr, dr_ptr,
             dC_ptr + (kind - k_slices) * BDK * VP, dn_ptr,
-            dk_ptr + out * K, H * K, dots_ptr, (kind - k_slices) * BDK + tl.arange(0, BDK), m0, length, plane, scale,
+            dk_ptr + out * K, H * K, dots_ptr, k_slices, (kind - k_slices) * BDK + tl.arange(0, BDK), m0, length, plane, scale,
             K, V, KP, VP, L, BM, BRV, BDK, SLICES, EXACT, WITH_DN, PRECISION,
         )  # fmt: skip
     else:

@@ -197,10 +197,14 @@ def gate_gradients_kernel(
 ):  # fmt: skip
     """One program a chunk and head: the gradients of the pre-activations i and f, (B, S, H) each.
 
-    The log input gate of a token scales its key, so its gradient is k dk. The sum of the log forget gates up to t
-    scales q_t and divides k_t: within a chunk df_t is the sum over s >= t of q dq - k dk, plus what depends on the
-    state at the end of the chunk, <C, dC> + <n, dn>. Ending at the chunk keeps the sums short: one sum over the whole
-    sequence gathers rounding errors that grow with its length.
+    The log input gate of a token scales its key, so its gradient is k dk. The log forget gate of a token t scales all
+    that tokens from t on read of earlier ones, and what earlier ones leave in the state at the end of the chunk. The
+    first, because what stays among the later ones cancels, is the sum over s >= t of q dq - k dk within the chunk; the
+    second the sum over s < t of the k dk that come through that state, and of what was there before the chunk.
+
+    Ending at the chunk keeps the sums short: one over the whole sequence gathers rounding errors that grow with its
+    length. And no large term stands in both parts: what a token reads of itself, or leaves in the state at once, would
+    hide what a closed forget gate lets through.
     """
     pid = tl.program_id(0)
     chunk, head = pid // H, pid % H
@@ -213,9 +217,13 @@ def gate_gradients_kernel(
     dots_ptr += pid.to(tl.int64) * L + t
     q_dq = tl.zeros([L], tl.float32)
     k_dk = tl.zeros([L], tl.float32)
+    own = tl.zeros([L], tl.float32)
+    k_state = tl.zeros([L], tl.float32)
     for s in tl.static_range(SLICES):
         q_dq += tl.load(dots_ptr + s * plane, mask=inside, other=0)
         k_dk += tl.load(dots_ptr + (SLICES + s) * plane, mask=inside, other=0)
+        own += tl.load(dots_ptr + (2 * SLICES + s) * plane, mask=inside, other=0)
+        k_state += tl.load(dots_ptr + (3 * SLICES + s) * plane, mask=inside, other=0)
     end = tl.load(ends_ptr + pid)
     for s in tl.static_range(1, ENDS):
         end += tl.load(ends_ptr + s * CH.to(tl.int64) + pid)
@@ -225,10 +233,11 @@ def gate_gradients_kernel(
     f, f_slope = _capped(tl.load(f_ptr + t * f_st, mask=inside, other=0).to(tl.float64), cap, HAS_CAP)
     if SIGMOID:
         i_slope = i_slope / (1 + tl.exp(i))
-    here = (q_dq - k_dk).to(tl.float64)
+    here = (q_dq - (k_dk - k_state)).to(tl.float64)
     later = tl.sum(here, 0) - tl.cumsum(here, 0) + here
-    di = k_dk * i_slope
-    df = (later + end) * f_slope / (1 + tl.exp(f))
+    before = tl.cumsum(k_state.to(tl.float64), 0) - k_state
+    di = (k_dk + own) * i_slope
+    df = (later + before + end) * f_slope / (1 + tl.exp(f))
     out = (batch.to(tl.int64) * S + start + t) * H + head
     tl.store(di_ptr + out, di.to(tl.float32), mask=inside)
     tl.store(df_ptr + out, df.to(tl.float32), mask=inside)

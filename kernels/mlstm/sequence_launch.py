@@ -153,7 +153,6 @@ def backward(
     i: Tensor,
     f: Tensor,
     h: Tensor,
-    final: tuple[Tensor, Tensor] | None,
     has_initial: bool,
     cu_seqlens: Tensor | None,
     saved: Saved,
@@ -161,10 +160,10 @@ def backward(
     config: SequenceConfig,
     cut: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """dq, dk, dv, di, df, and the gradients of the initial C and n if there are any. `final` with `d_final` only."""
+    """dq, dk, dv, di, df, and the gradients of the initial C and n if there are any."""
     problem = Problem.of(q, k, v, i, f, cu_seqlens, options, config)
     states = launch_state_gradients(problem, saved, dh, h, d_final, has_initial, cut)
-    dq, dk, dv, dots, ends = launch_gradients(problem, saved, states, dh, final if d_final else None)
+    dq, dk, dv, dots, ends = launch_gradients(problem, saved, states, dh)
     di, df = launch_gate_gradients(problem, dots, ends)
     return dq, dk, dv, di, df, states.dC0, None if states.dn0 is None else states.dn0.sum(0)
 
@@ -258,25 +257,24 @@ def launch_state_gradients(
 
 
 def launch_gradients(
-    problem: Problem, saved: Saved, states: StateGradients, dh: Tensor, final: tuple[Tensor, Tensor] | None
+    problem: Problem, saved: Saved, states: StateGradients, dh: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """dq, dk, dv, and what the gates need: dots and ends. `final`: C and n of the end, if they have a gradient."""
+    """dq, dk, dv, and what the gates need: dots and ends."""
     shape, config, blocks = problem.shape, problem.config, problem.config.gradients
     q, k, v = problem.q, problem.k, problem.v
-    C1, n1 = final or (None, None)
     BDK, BDV = (block_width(w, blocks.columns) for w in (shape.width, shape.value_width))
     BRK, BRV = (block_width(w, blocks.reduce) for w in (shape.width, shape.value_width))
     k_slices, v_slices = shape.padded[0] // BDK, shape.padded[1] // BDV
     ends = problem.new(v_slices, *problem.chunk_heads)
-    dots = problem.new(2, k_slices, *problem.chunk_heads, config.chunk)
+    dots = problem.new(4, k_slices, *problem.chunk_heads, config.chunk)
     dq, dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
     programs = (2 * k_slices + v_slices) * (config.chunk // blocks.rows) + v_slices
     gradients_kernel[(shape.chunks * shape.heads * programs,)](
-        q, k, v, dh, saved.rows, saved.norms, saved.C, saved.n, C1, n1, states.dC, states.dn, states.dr,
+        q, k, v, dh, saved.rows, saved.bounds, saved.norms, saved.C, saved.n, states.dC, states.dn, states.dr,
         dq, dk, dv, dots, ends, *problem.documents,
         *_strides(q), *_strides(k), *_strides(v), *_strides(dh), *shape.sizes, problem.scale,
         **problem.products(q, k, v, dh), BM=blocks.rows, BRK=BRK, BRV=BRV, BDK=BDK, BDV=BDV,
-        SLICES=states.slices, EXACT=problem.options.exact_norm, HAS_END=final is not None,
+        SLICES=states.slices, EXACT=problem.options.exact_norm, WITH_DN=states.dn is not saved.n,
         num_stages=blocks.stages,
     )  # fmt: skip
     return dq, dk, dv, dots, ends
