@@ -10,16 +10,19 @@ from scipy.optimize import minimize
 from sweeps.laws import (
     LAWS,
     LawSettings,
+    analyse,
     compare_laws,
     fit,
     fit_points,
     hold_out,
+    minimum,
     points_from_arrays,
     prepare,
     profile_likelihood,
 )
 from sweeps.laws.bootstrap import Scheme, draw_weights, run_bootstrap
 from sweeps.laws.diagnostics import conditioning
+from sweeps.laws.text import describe
 from tests.sweeps.laws.surfaces import FORMULAS
 
 Published = Callable[[str], pl.DataFrame]
@@ -81,6 +84,21 @@ def test_a1_units_of_parameters_and_tokens(epoch_240: pl.DataFrame) -> None:
     assert scaled.params["beta"].value == pytest.approx(beta, rel=1e-6)
     assert scaled.params["A"].value == pytest.approx(plain.params["A"].value / 1e6**alpha, rel=1e-6)
     assert scaled.params["B"].value == pytest.approx(plain.params["B"].value / 1e9**beta, rel=1e-6)
+
+
+def test_a1_row_order_and_scale_of_the_objective(epoch_240: pl.DataFrame) -> None:
+    points = prepare(epoch_240)
+    plain = fit_points(points, LAWS["chinchilla"], LawSettings()).params
+    shuffled = points.take(np.random.default_rng(7).permutation(240))
+    np.testing.assert_allclose(
+        fit_points(shuffled, LAWS["chinchilla"], LawSettings()).params, plain, rtol=1e-6
+    )
+    for factor in (1e-6, 1 / 240, 1e6):
+        columns = {"N": points.N, "D": points.D}
+        scaled = minimum(
+            LAWS["chinchilla"], columns, points.loss, np.full(240, factor), name="huber-log", delta=1e-3
+        )
+        np.testing.assert_allclose(scaled.params, plain, rtol=1e-6)
 
 
 def test_a1_all_points_move_the_answer_and_it_says_so(epoch_245: pl.DataFrame) -> None:
@@ -145,6 +163,19 @@ def test_a3_least_squares_on_llama_3(llama3_raw: pl.DataFrame) -> None:
     assert "pairs bootstrap, 400 resamples" in pairs.method
     assert "cluster bootstrap by budget, 10 clusters" in clustered.method
     assert clustered.high - clustered.low > pairs.high - pairs.low
+
+
+def test_a3_both_approaches_and_the_bias_are_told(llama3_raw: pl.DataFrame) -> None:
+    """Approach 2 says .463, Approach 3 .503: the account shows both, and how little of it is the bias."""
+    runs = llama3_raw.with_columns(arch=pl.lit("llama-3"), context_length=pl.lit(8192))
+    analysis = analyse(runs, LawSettings(estimator="ls", resamples=0))
+    group = analysis.groups[0]
+    assert group.power_laws["N"].exponent.value == pytest.approx(0.463221, abs=1e-4)
+    assert all(np.isfinite(parabola.predicted_bias) for parabola in group.parabolas)
+    text = " ".join(describe(analysis).split())
+    assert "N* ~ C^0.463" in text
+    assert "a 0.502916" in text
+    assert "on this very grid, without noise, a is off by -0.0006" in text
 
 
 def test_llama_3_intervals(llama3_raw: pl.DataFrame) -> None:
