@@ -9,7 +9,7 @@ STATE   := $(or $(ISOFLOP_HOME),.isoflop)
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  PROFILE=quick|gpu|path.yaml chooses the sweep; PYTHON=python3.12 the interpreter of the set-up"
 
 setup: $(VENV)/.complete ## virtual environment with pinned dependencies
@@ -34,6 +34,9 @@ browser: setup ## Chromium for the tests of the report (root on Debian), and the
 	  test "`id -u`" = 0 || { echo "no chromium here: install your distribution's package, then again" >&2; exit 2; }; \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium > /dev/null; }
 	@$(BIN)/python -m pytest -q -m browser
+
+test-faults: setup ## break sweeps at random instants, 68 times over 17 kinds of faults; FAULTS=136 for more
+	@ISOFLOP_FAULTS=$(or $(FAULTS),68) $(BIN)/python -m pytest -q -m faults tests/faults
 
 ui: setup ## MLflow and Prefect in the browser, on loopback
 	@$(BIN)/isoflop ui

@@ -12,7 +12,7 @@ from sweeps.gather import finished_runs
 from tasks.locks import is_held
 from tasks.state import State
 from xlstm.training.failures import Failure
-from xlstm.training.job import ATTEMPT, RESULT, RunResult
+from xlstm.training.job import last_words
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -88,7 +88,8 @@ def reconcile(state: State) -> list[str]:
     tracked = client(state.tracking_uri)
     left = orphans(state)
     for run in left:
-        failure, error = _last_words(state, run)
+        said = last_words(state.run_dir(run.data.tags[RUN_KEY]), run.info.run_id)
+        failure, error = said or (Failure.KILLED, "killed: the training process died without a word")
         tracked.set_tag(run.info.run_id, FAILURE, failure)
         tracked.set_tag(run.info.run_id, ERROR, error)
         tracked.set_terminated(run.info.run_id, "KILLED")
@@ -107,17 +108,6 @@ def log_report(state: State, experiment_id: str, sweep: str, files: list[Path]) 
         tracked.log_artifact(run_id, str(file))
     tracked.set_terminated(run_id, "FINISHED")
     return str(run_id)
-
-
-def _last_words(state: State, run: Any) -> tuple[Failure, str]:
-    """Kind and reason of an orphan's end: its own, where it could write a result and the store was away."""
-    folder = state.run_dir(run.data.tags[RUN_KEY])
-    attempt, result = folder / ATTEMPT, folder / RESULT
-    if attempt.exists() and result.exists() and attempt.read_text() == run.info.run_id:
-        said = RunResult.from_json(result.read_text())
-        if said.failure is not None and said.error is not None:
-            return said.failure, said.error
-    return Failure.KILLED, "killed: the training process died without a word"
 
 
 def _nobody_trains(state: State, run_key: str) -> bool:

@@ -207,7 +207,7 @@ def require_one_thread() -> None:
         raise RuntimeError(f"imports started threads, the zygote cannot fork: {', '.join(threads)}")
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, work: Callable[[Request], None] = work) -> None:
     """Serve the owner at the other end of the socket `descriptor`."""
     sys.modules.update(dict.fromkeys(HIDDEN))  # type: ignore[arg-type]
     for module in PRELOAD:

@@ -343,6 +343,9 @@ def test_a_store_that_stays_away_fails_the_run(job: TrainJob, monkeypatch: pytes
     result = RunResult.from_json((job.run_dir / "result.json").read_text())
     assert result.failure is Failure.DATABASE_LOST
     assert train(job).status == "finished"
+    client = MlflowClient(job.tracking_uri)
+    lost = client.get_run(result.mlflow_run_id or "")
+    assert (lost.info.status, lost.data.tags["isoflop.failure"]) == ("KILLED", "database lost")
 
 
 def test_a_failed_run_can_be_trained_again(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:

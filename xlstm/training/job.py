@@ -19,6 +19,8 @@ PROGRESS = "progress.json"
 SPEC = "spec.json"
 ATTEMPT = "mlflow_run_id"
 """The MLflow run of the last attempt."""
+UNSAID = "unsaid.json"
+"""The result of an attempt whose end the tracker could not be told; whoever closes its MLflow run does."""
 CHECKPOINT = Path("checkpoints") / "resume.ckpt"
 """Within a run's folder; there from the first interval until the run is finished."""
 
@@ -104,3 +106,14 @@ class RunResult:
         fields: dict[str, Any] = json.loads(text)
         failure = fields.get("failure")
         return cls(**{**fields, "failure": None if failure is None else Failure(failure)})
+
+
+def last_words(run_dir: Path, mlflow_run_id: str) -> tuple[Failure, str] | None:
+    """Kind and reason of an attempt's end that the tracker was not told; None where there are none."""
+    unsaid = run_dir / UNSAID
+    if not unsaid.exists():
+        return None
+    said = RunResult.from_json(unsaid.read_text(encoding="utf-8"))
+    if said.mlflow_run_id != mlflow_run_id or said.failure is None or said.error is None:
+        return None
+    return said.failure, said.error

@@ -27,7 +27,7 @@ from xlstm.run_spec import RunSpec
 from xlstm.training.callbacks import Monitor, ResumePoint, Validation
 from xlstm.training.failures import Failure, StoppedError, classify, describe
 from xlstm.training.files import write_atomically
-from xlstm.training.job import CHECKPOINT, NO_PROGRESS, RESULT, SPEC, TIME_IS_UP, RunResult, TrainJob
+from xlstm.training.job import CHECKPOINT, NO_PROGRESS, RESULT, SPEC, TIME_IS_UP, UNSAID, RunResult, TrainJob
 from xlstm.training.module import TrainingModule
 from xlstm.training.surroundings import device_name, surroundings
 from xlstm.training.tracking import Tracker, close_dead_attempt, write_spec
@@ -87,7 +87,13 @@ def one_line(error: BaseException) -> str:
 def _record_failure(job: TrainJob, tracker: Tracker | None, failure: Failure, reason: str) -> None:
     """In the store where it answers, and in result.json, from which the next sweep tells the store."""
     error = describe(failure, reason)
-    result = RunResult(run_key=job.spec.run_key, status="failed", error=error, failure=failure)
+    result = RunResult(
+        run_key=job.spec.run_key,
+        status="failed",
+        error=error,
+        failure=failure,
+        mlflow_run_id=None if tracker is None else tracker.run_id,
+    )
     try:
         if tracker is not None:
             tracker.fail(failure, error)
@@ -95,6 +101,7 @@ def _record_failure(job: TrainJob, tracker: Tracker | None, failure: Failure, re
         if classify(lost) not in (Failure.DATABASE_LOST, Failure.DISK_FULL):
             raise
         traceback.print_exc()
+        write_atomically(job.run_dir / UNSAID, result.to_json())
     finally:
         write_atomically(job.run_dir / RESULT, result.to_json())
 

@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 from xlstm.run_spec import canonical_json
 from xlstm.training.failures import Failure, classify, describe
 from xlstm.training.files import write_atomically
-from xlstm.training.job import ATTEMPT, TrainJob
+from xlstm.training.job import ATTEMPT, UNSAID, TrainJob, last_words
 from xlstm.training.optimizer import learning_rate
 
 T = TypeVar("T")
@@ -158,16 +158,22 @@ def _experiment(client: MlflowClient, job: TrainJob) -> str:
 
 
 def close_dead_attempt(job: TrainJob, status: str, failure: Failure, error: str) -> None:
-    """End the MLflow run of the last attempt if it died without a word; for the holder of the run's lock."""
+    """End the MLflow run of the last attempt if it is still open; for the holder of the run's lock.
+
+    What the attempt could not say itself goes before `failure` and `error`.
+    """
     attempt = job.run_dir / ATTEMPT
     if not attempt.exists():
         return
     client = MlflowClient(job.tracking_uri)
     run_id = attempt.read_text()
     if insist(lambda: client.get_run(run_id)).info.status == "RUNNING":
+        if said := last_words(job.run_dir, run_id):
+            failure, error = said
         client.set_tag(run_id, "isoflop.failure", failure)
         client.set_tag(run_id, "isoflop.error", describe(failure, error))
         client.set_terminated(run_id, status)
+    (job.run_dir / UNSAID).unlink(missing_ok=True)
 
 
 def write_spec(job: TrainJob, path: Path) -> None:
