@@ -41,7 +41,7 @@ CHECK_EVERY = 200
 LIBRARIES = ("numpy", "scipy", "polars", "chinchilla", "vpnls")
 
 
-def read_points(path: Path, *, full: bool) -> Task:
+def read_points(path: Path, *, full: bool = False, resamples: int = RESAMPLES) -> Task:
     """The 240 points that `epoch_keep` marks. SystemExit says where they were looked for."""
     if not path.exists():
         raise SystemExit(
@@ -50,7 +50,7 @@ def read_points(path: Path, *, full: bool) -> Task:
     table = np.genfromtxt(path, delimiter=",", names=True, dtype=None, encoding="utf-8")
     kept = table[np.char.lower(table["epoch_keep"].astype(str)) == "true"]
     N, D, loss = (kept[name].astype(float) for name in ("params", "tokens", "loss"))
-    return Task(N=N, D=D, loss=loss, full=full)
+    return Task(N=N, D=D, loss=loss, full=full, resamples=resamples)
 
 
 def run_contender(name: str, options: argparse.Namespace) -> Row:
@@ -60,7 +60,8 @@ def run_contender(name: str, options: argparse.Namespace) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         command = [python, "-m", "benchmarks.laws", "--contender", name, "--json", str(answer)]
-        command += ["--points", str(options.points), *(["--full"] if options.full else [])]
+        command += ["--points", str(options.points), "--resamples", str(options.resamples)]
+        command += ["--full"] if options.full else []
         try:
             done = subprocess.run(
                 command, env=os.environ | threads, cwd=Path(__file__).resolve().parents[1],
@@ -89,7 +90,7 @@ def measure(name: str, task: Task) -> Row:
 
 def compare(options: argparse.Namespace) -> Row:
     """All contenders one after the other, ours several times; the best and the median of ours are kept."""
-    task = read_points(options.points, full=options.full)
+    task = read_points(options.points, resamples=options.resamples)
     load = [os.getloadavg()[0]]
     rows = []
     for name in options.only or CONTENDERS:
@@ -111,7 +112,7 @@ def compare(options: argparse.Namespace) -> Row:
         "load": {"first": load[0], "highest": max(load), "cores": os.cpu_count()},
         "versions": {key: v for row in rows for key, v in row.pop("versions", {}).items()},
         "n_points": len(task.N),
-        "resamples": RESAMPLES,
+        "resamples": options.resamples,
         "full": options.full,
         "rows": rows,
     }
@@ -165,6 +166,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--markdown", type=Path, help="write the tables here (always printed at the end)")
     parser.add_argument("--points", type=Path, default=POINTS, help="chinchilla_epoch_245.csv")
     parser.add_argument("--full", action="store_true", help="every start of every grid: ten minutes")
+    parser.add_argument("--resamples", type=int, default=RESAMPLES)
     parser.add_argument("--repeats", type=int, default=5, help="runs of ours; the quickest counts")
     parser.add_argument("--only", nargs="+", choices=list(CONTENDERS), help="only these contenders")
     parser.add_argument(
@@ -179,7 +181,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     if options.contender:
-        row = measure(options.contender, read_points(options.points, full=options.full))
+        task = read_points(options.points, full=options.full, resamples=options.resamples)
+        row = measure(options.contender, task)
         options.json.write_text(json.dumps(row))
         return
     result = compare(options)

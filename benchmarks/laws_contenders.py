@@ -37,12 +37,13 @@ class Task:
     loss: Array
     full: bool
     """All starts of the grids; else a tenth."""
+    resamples: int = RESAMPLES
 
     @property
     def weights(self) -> Array:
-        """(RESAMPLES, n): how often each resample holds each point."""
+        """(resamples, n): how often each resample holds each point."""
         rng, n = np.random.default_rng(SEED), len(self.N)
-        return rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(float)
+        return rng.multinomial(n, np.full(n, 1 / n), size=self.resamples).astype(float)
 
 
 def huber_sum(theta: Array, task: Task, weights: Array | float = 1.0) -> float:
@@ -166,7 +167,7 @@ def everything(task: Task) -> Row:
     from sweeps.laws import LawSettings, fit, points_from_arrays
 
     with Clock() as fitting:
-        fitted = fit(points_from_arrays(task.N, task.D, task.loss), LawSettings(resamples=RESAMPLES))
+        fitted = fit(points_from_arrays(task.N, task.D, task.loss), LawSettings(resamples=task.resamples))
     return {"params": [fitted.params[name].value for name in NAMES], "together": _seconds(fitting)}
 
 
@@ -189,7 +190,7 @@ def textbook(task: Task, *, analytic: bool = False) -> Row:
         found = [descend(start, 1.0) for start in chosen]
         best = min(found, key=lambda result: result.fun)
     values = np.array([result.fun for result in found]) / scale
-    rows = 400 if analytic else 200
+    rows = min(400 if analytic else 200, task.resamples)
     with Clock() as resampling:
         weights = task.weights[:rows]
         ends = np.array([descend(best.x, weights[row]).x for row in range(rows)])
@@ -204,7 +205,7 @@ def textbook(task: Task, *, analytic: bool = False) -> Row:
         "starts_done": len(chosen),
         "successes": int(sum(result.success for result in found)),
         "within_1e-6": int(np.sum(values <= values.min() * (1 + 1e-6))),
-        "bootstrap": _seconds(resampling, RESAMPLES / rows),
+        "bootstrap": _seconds(resampling, task.resamples / rows),
         "resamples_done": rows,
         "sampled_excess": excess,
     }

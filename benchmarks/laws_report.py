@@ -13,7 +13,12 @@ SECONDS, SPEED_UP, EXCESS = 1.5, 60.0, 1e-6
 def markdown(result: Row) -> str:
     """The page of a run."""
     rows = {row["contender"]: row for row in result["rows"]}
-    parts = [_header(result), _targets(rows), _fits(result["rows"]), _bootstraps(result["rows"], result)]
+    parts = [
+        _header(result),
+        _targets(rows, result["resamples"]),
+        _fits(result["rows"]),
+        _bootstraps(result["rows"], result),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -40,7 +45,7 @@ def together(row: Row, clock: str = "wall") -> float | None:
     return None
 
 
-def _targets(rows: dict[str, Row]) -> str:
+def _targets(rows: dict[str, Row], resamples: int) -> str:
     ours, textbook = rows.get("ours", {}), rows.get("textbook", {})
     seconds, theirs = together(ours), together(textbook)
     if seconds is None:
@@ -49,7 +54,7 @@ def _targets(rows: dict[str, Row]) -> str:
     middle = walls[len(walls) // 2]
     body = [
         (
-            "fit and 4,000 Huber resamples, one core",
+            f"fit and {resamples:,} Huber resamples, one core",
             f"at most {SECONDS} s",
             f"{seconds:.2f} s (best of {len(walls)}; median {middle:.2f} s)",
             _verdict(seconds <= SECONDS),
@@ -74,7 +79,7 @@ def _targets(rows: dict[str, Row]) -> str:
             _verdict(sampled <= EXCESS),
         ),
         (
-            "excess over 4 further starts of our solver, all 4,000",
+            f"excess over 4 further starts of our solver, all {resamples:,}",
             f"at most {EXCESS:g}",
             f"{ours['restarted_excess']:.1e}; {ours['converged']:.2%} with a scaled gradient below 1e-7",
             _verdict(ours["restarted_excess"] <= EXCESS),
