@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from flows import import_command
+from flows.compare_command import compare
 from flows.fit_command import fit
 from flows.plan_table import print_plan
 from tasks import services
@@ -144,6 +145,7 @@ def schema() -> None:
 
 
 app.command("fit")(fit)
+app.command("compare")(compare)
 app.add_typer(import_command.app, name="import")
 
 
