@@ -55,12 +55,14 @@ def follow(console: Console, state: State, endpoints: Endpoints, request: Reques
 
 def _watch(console: Console, state: State, request: Request, run_id: UUID) -> FlowState:
     asked = 0.0
+    now = FlowState(type="SCHEDULED", name="Scheduled", message="")
     with Display(console) as display:
         while True:
             if time.monotonic() - asked > ASK_EVERY_S:
-                now = deployments.flow_state(run_id)
+                with contextlib.suppress(deployments.UnreachableError):
+                    now = deployments.flow_state(run_id)
                 asked = time.monotonic()
-                _require_worker(state, now)
+                _require_services(state, now)
             progress = read_progress(state, request.sweep)
             if progress is not None and progress.flow_run_id != str(run_id):
                 progress = None
@@ -72,11 +74,12 @@ def _watch(console: Console, state: State, request: Request, run_id: UUID) -> Fl
             time.sleep(LOOK_EVERY_S)
 
 
-def _require_worker(state: State, now: FlowState) -> None:
-    if not now.final and not services.is_running(state, "worker"):
-        raise UserError(
-            f"Prefect's worker is gone: see {state.logs / 'worker.log'}, and run the same command again"
-        )
+def _require_services(state: State, now: FlowState) -> None:
+    """UserError where what the flow run stands on has died."""
+    for name, said in (("prefect", "Prefect's server"), ("worker", "Prefect's worker")):
+        if not now.final and not services.is_running(state, name):
+            log = state.logs / f"{name}.log"
+            raise UserError(f"{said} is gone: see {log}, and run the same command again")
 
 
 def _interrupted(console: Console, request: Request, run_id: UUID) -> FlowState:

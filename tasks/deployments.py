@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import (
@@ -23,7 +24,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelling, Crashed
 
 from tasks import services
@@ -104,10 +105,17 @@ def start_or_join(
         return client.create_flow_run_from_deployment(target.id, parameters=dict(parameters)).id, False
 
 
+class UnreachableError(RuntimeError):
+    """Prefect's server did not answer: it is busy, or gone."""
+
+
 def flow_state(flow_run_id: UUID) -> FlowState:
-    """How a flow run is."""
-    with get_client(sync_client=True) as client:
-        found = client.read_flow_run(flow_run_id).state
+    """How a flow run is. UnreachableError where the server does not answer."""
+    try:
+        with get_client(sync_client=True) as client:
+            found = client.read_flow_run(flow_run_id).state
+    except (httpx.TransportError, PrefectHTTPStatusError) as error:
+        raise UnreachableError(str(error)) from error
     assert found is not None
     return FlowState(type=found.type.value, name=found.name or "", message=found.message or "")
 
