@@ -263,12 +263,17 @@ def _percent(value: Estimate) -> Estimate:
     return Estimate(value=middle, low=low, high=high, level=value.level, method=value.method)
 
 
+def ratios_of(study: Study) -> list[float]:
+    """The tokens a parameter that runs were planned at, ascending."""
+    return sorted(set(study.runs["preset_token_param_ratio"].drop_nulls().to_list()))
+
+
 def overtraining(study: Study) -> Figure | None:
     """Lines of constant tokens a parameter, and their slopes with Student's intervals."""
     lines = study.lines["train_flops"]
     if not lines:
         return None
-    ratios = sorted({line.ratio for line in lines})
+    ratios = ratios_of(study)
     shade = [(f"{ratio:g}", budget_color(i)) for i, ratio in enumerate(ratios)]
     runs = study.runs.filter(
         (study.runs["experiment_set"] == "tokenparam") & study.runs["preset_token_param_ratio"].is_not_null()
@@ -423,6 +428,8 @@ def runtime_errors(study: Study) -> Figure | None:
         return None
     kinds = {"ttft": "Time to first token", "step_time": "Time of a decode step"}
     series = [("published", var("muted")), ("their form, all rows", arch_color(4)), ("ours", arch_color(2))]
+    names = [name for name, _ in series]
+    shapes = alt.Shape("series:N", scale=alt.Scale(domain=names, range=list(ARCH_SHAPES[:3])), legend=None)
     panels = []
     for kind, title in kinds.items():
         rows: Rows = [
@@ -438,7 +445,11 @@ def runtime_errors(study: Study) -> Figure | None:
             alt.Chart(inline(rows))
             .mark_point(filled=True, size=70, opacity=0.95)
             .encode(
-                x=x, y=y, color=color_scale("series:N", series), tooltip=["model:N", "series:N", "Error:N"]
+                x=x,
+                y=y,
+                color=color_scale("series:N", series),
+                shape=shapes,
+                tooltip=["model:N", "series:N", "Error:N"],
             )
             .properties(height=_HEIGHT)
         )

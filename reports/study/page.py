@@ -34,7 +34,7 @@ def render(study: Study, provenance: Provenance) -> str:
     """The page."""
     rows, statements, mistakes = reproduction(study), conclusions(study), errata(study)
     drawn = draw(study, provenance)
-    n_budgets = max(len({b for c in study.curves for b in c.budgets}), len(_ratios(study)), 1)
+    n_budgets = max(len({b for c in study.curves for b in c.budgets}), len(figures.ratios_of(study)), 1)
     return str(
         template("study.html.j2").render(
             title=TITLE,
@@ -105,7 +105,7 @@ def lead(rows: tuple[Row, ...], statements: tuple[Statement, ...]) -> str:
     parts = [f"{n} {BADGES[kind][1].lower()}" for kind, n in by.items() if n]
     return (
         f"{count['reproduced']} come out as printed, {count['clean']} as the authors' method gives them"
-        f" without the 32 runs that they counted twice, {count['lower']} parametric fits at a lower minimum"
+        f" on these runs, which hold none of their 32 copies, {count['lower']} parametric fits at a lower minimum"
         f" than the printed one. {count['absent']} more need runs or curves that are not given."
         f" Of {len(statements)} conclusions: {', '.join(parts)}."
     )
@@ -113,14 +113,14 @@ def lead(rows: tuple[Row, ...], statements: tuple[Statement, ...]) -> str:
 
 def spread(statement: Statement) -> str:
     """Where the values and the ends of their intervals lie, for statements of one kind of number."""
-    if len({e.form for e in statement.evidence}) != 1:
+    if not statement.evidence or not statement.quantity:
         return ""
     form = tables.form_of(statement.evidence[0].form)
     values = [e.value for e in statement.evidence]
     middle = [v.value for v in values]
     ends = [end for v in values if has_interval(v) for end in (v.low, v.high)]
-    reach = f", with intervals from {form(min(ends))} to {form(max(ends))}" if ends else ""
-    return f"Values from {form(min(middle))} to {form(max(middle))}{reach}."
+    reach = f" (intervals {form(min(ends))} to {form(max(ends))})" if ends else ""
+    return f"{statement.quantity}: {form(min(middle))} to {form(max(middle))}{reach}."
 
 
 def facts(study: Study, provenance: Provenance) -> list[tuple[str, str]]:
@@ -143,10 +143,6 @@ def facts(study: Study, provenance: Provenance) -> list[tuple[str, str]]:
         "Make it again": provenance.regenerate or "",
     }
     return [(name, value) for name, value in known.items() if value]
-
-
-def _ratios(study: Study) -> set[float]:
-    return {line.ratio for line in study.lines["train_flops"]}
 
 
 def summary(study: Study) -> list[str]:

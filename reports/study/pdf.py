@@ -34,7 +34,7 @@ _MARKERS = {
     "cross": "P",
     "point": "o",
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -134,20 +134,21 @@ class _Layer:
     def _points(self, axes: Axes) -> None:
         hollow = self.encoding.get("fill", {})
         test = re.fullmatch(r"datum\.(\w+)", hollow.get("condition", {}).get("test", ""))
+        groups: dict[tuple[str, str, bool], list[tuple[float, float]]] = {}
         for row in self.rows:
             x, y = self.value(row, "x"), self.value(row, "y")
             if x is None or y is None:
                 continue
-            shade = self.color(row)
+            mapped = "shape" in self.encoding
+            shape = _mapped(self.encoding["shape"], row) if mapped else self.mark.get("shape", "circle")
             filled = bool(row[test[1]]) if test else self.mark.get("filled", True)
-            shape = (
-                _mapped(self.encoding["shape"], row) if "shape" in self.encoding else self.mark.get("shape")
-            )
+            groups.setdefault((self.color(row), shape, filled), []).append((x, y))
+        for (shade, shape, filled), places in groups.items():
             axes.scatter(
-                [x],
-                [y],
+                [x for x, _ in places],
+                [y for _, y in places],
                 s=self.mark.get("size", 40) * 0.28,
-                marker=_MARKERS[shape or "circle"],
+                marker=_MARKERS[shape],
                 facecolors=shade if filled else self.shades["paper"],
                 edgecolors=shade,
                 linewidths=0.7,
@@ -178,13 +179,12 @@ class _Layer:
     def _rules(self, axes: Axes) -> None:
         for row in self.rows:
             x, y, x2, y2 = (self.value(row, channel) for channel in ("x", "y", "x2", "y2"))
-            style = {"color": self.color(row), "linewidth": 1.0, "zorder": 2.5}
             if x is None and x2 is None and y is not None:
-                axes.axhline(y, color=style["color"], linewidth=0.7, linestyle="--", zorder=1)
-            elif x2 is not None and x is not None:
-                axes.plot([x, x2], [y, y], **style)
-            elif y is not None and y2 is not None:
-                axes.plot([x, x], [y, y2], **style)
+                axes.axhline(y, color=self.color(row), linewidth=0.7, linestyle="--", zorder=1)
+                continue
+            ends = ([x, x2], [y, y]) if x2 is not None else ([x, x], [y, y2])
+            if None not in (*ends[0], *ends[1]):
+                axes.plot(*ends, color=self.color(row), linewidth=1.0, zorder=2.5)
 
     def _area(self, axes: Axes) -> None:
         groups: dict[str, Rows] = {}
@@ -212,8 +212,8 @@ def _mapped(encoded: Spec, row: Spec) -> Any:
 
 def _set_axis(axes: Axes, side: str, layers: list[_Layer]) -> None:
     """Scale, limits, ticks and title of one axis, from the first layer that sets them."""
-    encoded = next((e for layer in layers if "field" in (e := layer.encoding[side]) and "scale" in e), None)
-    encoded = encoded or next((layer.encoding[side] for layer in layers), {})
+    found = [layer.encoding[side] for layer in layers]
+    encoded: Spec = next((e for e in found if "field" in e and "scale" in e), found[0] if found else {})
     along = axes.xaxis if side == "x" else axes.yaxis
     along.set_label_text(encoded.get("title") or "")
     if encoded.get("type") == "nominal":
@@ -236,9 +236,9 @@ def _set_axis(axes: Axes, side: str, layers: list[_Layer]) -> None:
 
 def _tick(value: float, expression: str) -> str:
     """A tick as the page writes it, from the expression that the page is given."""
-    names = dict(re.findall(r"datum\.value == (\d+) \? '([^']*)'", expression))
+    names: dict[str, str] = dict(re.findall(r"datum\.value == (\d+) \? '([^']*)'", expression))
     if names:
-        return str(names.get(str(int(value)), ""))
+        return names.get(str(int(value)), "")
     if "~s" in expression:
         for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
             if value >= unit:

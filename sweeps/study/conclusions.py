@@ -11,6 +11,7 @@ import numpy as np
 from sweeps.laws import Estimate
 from sweeps.laws.intervals import estimate
 from sweeps.study.contexts import TRANSFORMER, XLSTM
+from sweeps.study.data import power
 from sweeps.study.isoflop import curves_of, our_law
 from sweeps.study.parametric import CONTEXT_LENGTH
 from sweeps.study.study import Study
@@ -40,6 +41,8 @@ class Statement:
     comment: str
     """What the verdict rests on and what limits it."""
     evidence: tuple[Evidence, ...] = ()
+    quantity: str = ""
+    """What the evidence's numbers are, where they are all of one kind."""
 
 
 def conclusions(study: Study) -> tuple[Statement, ...]:
@@ -79,7 +82,7 @@ def _level(study: Study) -> str:
 def _larger(study: Study) -> Statement:
     evidence = tuple(
         Evidence(
-            what=f"N* xLSTM / N* Transformer, context {g.context_length}, {g.budget:.0e} FLOPs",
+            what=f"N* xLSTM / N* Transformer, context {g.context_length}, {power(g.budget)} FLOPs",
             value=g.N_ratio,
             form="ratio",
             bears_out=g.N_ratio.low > 1,
@@ -88,6 +91,7 @@ def _larger(study: Study) -> Statement:
     )
     return Statement(
         key="larger",
+        quantity="N* of the xLSTM over that of the Transformer",
         claim="At equal compute the compute-optimal xLSTM is larger than the compute-optimal Transformer",
         verdict=_verdict(evidence),
         comment=(
@@ -102,7 +106,7 @@ def _larger(study: Study) -> Statement:
 def _larger_with_context(study: Study) -> Statement:
     evidence = tuple(
         Evidence(
-            what=f"exponent of the ratio in T at {t.budget:.0e} FLOPs, contexts {_listed(t.contexts)}",
+            what=f"exponent of the ratio in T at {power(t.budget)} FLOPs, contexts {_listed(t.contexts)}",
             value=t.N_ratio_exponent,
             form="exponent",
             bears_out=t.N_ratio_exponent.low > 0,
@@ -111,6 +115,7 @@ def _larger_with_context(study: Study) -> Statement:
     )
     return Statement(
         key="larger-with-context",
+        quantity="Exponent of that ratio in the context length",
         claim="The longer the context, the larger the compute-optimal xLSTM against the Transformer",
         verdict=_verdict(evidence),
         comment=_contexts_comment(study),
@@ -131,7 +136,7 @@ def _contexts_comment(study: Study) -> str:
 def _transformer_shrinks(study: Study) -> Statement:
     evidence = tuple(
         Evidence(
-            what=f"exponent of N*(T), Transformer at {law.budget:.0e} FLOPs",
+            what=f"exponent of N*(T), Transformer at {power(law.budget)} FLOPs",
             value=law.exponent,
             form="exponent",
             bears_out=law.exponent.high < 0,
@@ -141,6 +146,7 @@ def _transformer_shrinks(study: Study) -> Statement:
     )
     return Statement(
         key="transformer-shrinks",
+        quantity="Exponent of N* in the context length",
         claim="The Transformer's compute-optimal size falls with the context",
         verdict=_verdict(evidence),
         comment=_contexts_comment(study),
@@ -151,7 +157,7 @@ def _transformer_shrinks(study: Study) -> Statement:
 def _xlstm_constant(study: Study) -> Statement:
     evidence = tuple(
         Evidence(
-            what=f"exponent of N*(T), xLSTM at {law.budget:.0e} FLOPs",
+            what=f"exponent of N*(T), xLSTM at {power(law.budget)} FLOPs",
             value=law.exponent,
             form="exponent",
             bears_out=law.exponent.low <= 0 <= law.exponent.high,
@@ -164,6 +170,7 @@ def _xlstm_constant(study: Study) -> Statement:
     ratio = max(study.contexts, default=1) / min(study.contexts, default=1)
     return Statement(
         key="xlstm-constant",
+        quantity="Exponent of N* in the context length",
         claim="The xLSTM's compute-optimal size does not depend on the context",
         verdict={"supported": "consistent", "undecided": "contradicted"}.get(verdict, verdict),  # type: ignore[arg-type]
         comment=(
@@ -178,7 +185,7 @@ def _xlstm_constant(study: Study) -> Statement:
 def _lower_loss(study: Study) -> Statement:
     evidence = tuple(
         Evidence(
-            what=f"L* xLSTM minus L* Transformer, context {g.context_length}, {g.budget:.0e} FLOPs",
+            what=f"L* xLSTM minus L* Transformer, context {g.context_length}, {power(g.budget)} FLOPs",
             value=g.loss_gap,
             form="nats",
             bears_out=g.loss_gap.high < 0,
@@ -187,6 +194,7 @@ def _lower_loss(study: Study) -> Statement:
     )
     return Statement(
         key="lower-loss",
+        quantity="L* of the xLSTM minus that of the Transformer, nats",
         claim="At equal compute the compute-optimal xLSTM reaches a lower loss than the Transformer",
         verdict=_verdict(evidence),
         comment="Losses at the vertices of the parabolas, in nats per token.",
@@ -197,7 +205,7 @@ def _lower_loss(study: Study) -> Statement:
 def _gap_with_context(study: Study) -> Statement:
     evidence = tuple(
         Evidence(
-            what=f"change of the loss gap from {t.contexts[0]} to {t.contexts[-1]} at {t.budget:.0e} FLOPs",
+            what=f"change of the loss gap, {t.contexts[0]} to {t.contexts[-1]}, {power(t.budget)} FLOPs",
             value=t.loss_gap_change,
             form="nats",
             bears_out=t.loss_gap_change.high < 0,
@@ -206,6 +214,7 @@ def _gap_with_context(study: Study) -> Statement:
     )
     return Statement(
         key="gap-with-context",
+        quantity="Change of that gap from the shortest to the longest context, nats",
         claim="The xLSTM's lead in loss grows with the context",
         verdict=_verdict(evidence),
         comment=_contexts_comment(study),
@@ -220,7 +229,7 @@ def _pareto(study: Study) -> Statement:
         return _absent("pareto", claim, "needs the token/parameter runs of both architectures")
     evidence = tuple(
         Evidence(
-            what=f"ln L xLSTM minus ln L Transformer along the hulls at {g.C:.1e} FLOPs",
+            what=f"ln L xLSTM minus ln L Transformer along the hulls at {power(g.C)} FLOPs",
             value=g.log_loss_gap,
             form="log",
             bears_out=g.log_loss_gap.high < 0,
@@ -228,9 +237,12 @@ def _pareto(study: Study) -> Statement:
         for g in found.gaps
     )
     decided = [g.C for g in found.gaps if g.log_loss_gap.high < 0]
-    reach = f" The interval leaves 0 out up to {max(decided):.1e} FLOPs, and not beyond." if decided else ""
+    reach = (
+        f" The interval leaves 0 out up to {power(max(decided))} FLOPs, and not beyond." if decided else ""
+    )
     return Statement(
         key="pareto",
+        quantity="ln L of the xLSTM's hull minus the Transformer's",
         claim=claim,
         verdict=_verdict(evidence),
         comment=(
@@ -245,7 +257,7 @@ def _pareto(study: Study) -> Statement:
 def _at_constant_ratio(study: Study) -> Statement:
     evidence = tuple(
         Evidence(
-            what=f"ln L xLSTM minus ln L Transformer at D/N = {g.ratio:g} and {g.C:.1e} FLOPs",
+            what=f"ln L xLSTM minus ln L Transformer at D/N = {g.ratio:g} and {power(g.C)} FLOPs",
             value=g.log_loss_gap,
             form="log",
             bears_out=g.log_loss_gap.high < 0,
@@ -256,6 +268,7 @@ def _at_constant_ratio(study: Study) -> Statement:
     left = f" Not tested, for want of three runs: D/N = {_listed(few)}." if few else ""
     return Statement(
         key="constant-ratio",
+        quantity="ln L of the xLSTM minus the Transformer's",
         claim="In over-training, at constant tokens a parameter, the xLSTM is better at equal compute",
         verdict=_verdict(evidence),
         comment=f"Between the lines of ln L on ln C at the middle of the computes that both cover.{left}",
@@ -284,6 +297,7 @@ def _one_slope(study: Study) -> Statement:
     )
     return Statement(
         key="one-slope",
+        quantity="Slope of ln L on ln C",
         claim=claim,
         verdict="consistent" if kept else "contradicted",
         comment=(
@@ -325,6 +339,7 @@ def _slopes_differ(study: Study) -> Statement:
     steeper = "Transformer" if gap > 0 else "xLSTM"
     return Statement(
         key="slopes-differ",
+        quantity="Slope of the xLSTM minus the Transformer's",
         claim=claim,
         verdict="consistent" if same else "contradicted",
         comment=(
@@ -388,6 +403,7 @@ def _offset(study: Study) -> Statement:
     agree = any(o.agree for o in study.offsets)
     return Statement(
         key="offset",
+        quantity="E, nats",
         claim=claim,
         verdict="partly" if agree else "contradicted",
         comment=(
@@ -435,6 +451,7 @@ def _times(study: Study, kind: str, claim: str, label: str) -> Statement:
     long_enough = [e for e, r in zip(evidence, ratios, strict=True) if r.prefill >= 2048]
     return Statement(
         key=kind.replace("_", "-"),
+        quantity="Time of the xLSTM over the Transformer's",
         claim=claim,
         verdict=_verdict(long_enough if kind == "ttft" else evidence),
         comment=(
@@ -456,7 +473,7 @@ def _batch(study: Study) -> Statement:
         )
     evidence = tuple(
         Evidence(
-            what=f"L* at batch {b.large_batch} minus L* at {b.small_batch}, {b.budget:.0e} FLOPs",
+            what=f"L* at batch {b.large_batch} minus L* at {b.small_batch}, {power(b.budget)} FLOPs",
             value=b.loss_change,
             form="nats",
             bears_out=b.loss_change.low <= 0 <= b.loss_change.high,

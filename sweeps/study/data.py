@@ -27,6 +27,11 @@ EXTRA_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
 _MUST = ("arch", "context_length", "N", "D", "loss", "experiment_set")
 
 
+def power(value: float) -> str:
+    """A compute as people write it: 6e18, 1.1e21."""
+    return f"{value:.2g}".replace("e+", "e")
+
+
 def study_runs(runs: pl.DataFrame) -> pl.DataFrame:
     """The finished runs of the paper's data set, with the run table's columns and `EXTRA_COLUMNS`.
 

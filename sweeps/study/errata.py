@@ -14,6 +14,7 @@ from scipy.special import stdtrit
 from sweeps.laws import Estimate
 from sweeps.study import printed
 from sweeps.study.contexts import TRANSFORMER, XLSTM
+from sweeps.study.data import power
 from sweeps.study.goodness import Goodness, goodness_on_sets
 from sweeps.study.inference import (
     RuntimeFit,
@@ -100,7 +101,7 @@ def _copies(study: Study) -> Erratum:
                 if p is not None and q is not None and abs(o.N / p.N.value - 1) > 1e-5:
                     rows.append(
                         ErratumRow(
-                            what=f"N* of the xLSTM at {o.budget:.0e} FLOPs",
+                            what=f"N* of the xLSTM at {power(o.budget)} FLOPs",
                             form="count",
                             published=o.N,
                             repeated=p.N.value,
@@ -263,7 +264,7 @@ def _contradiction(study: Study) -> Erratum:
     for curves in study.curves:
         for p, q in zip(curves.published.parabolas, curves.ours.parabolas, strict=True):
             label = "xLSTM" if curves.arch == XLSTM else "Transformer"
-            where = f"{label} {curves.context_length} at {p.budget:.0e}"
+            where = f"{label} {curves.context_length} at {power(p.budget)}"
             rows.append(
                 ErratumRow(
                     what=f"D*, {where}",

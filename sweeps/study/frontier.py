@@ -92,7 +92,8 @@ def dominance(
     data = {arch: (side["train_flops"].to_numpy(), side["loss"].to_numpy()) for arch, side in sides.items()}
     low = max(C.min() for C, _ in data.values())
     high = min(C[loss.argmin()] for C, loss in data.values())
-    grid = np.geomspace(low, high, points)
+    # At the very ends one hull is a single run, whatever is redrawn.
+    grid = np.geomspace(low, high, points + 2)[1:-1]
     value = _on_hull(*data[XLSTM], grid) - _on_hull(*data[TRANSFORMER], grid)
     rng = np.random.default_rng(seed)
     draws = np.stack([_drawn_gap(data, grid, rng) for _ in range(resamples)])

@@ -14,7 +14,7 @@ import numpy as np
 
 from sweeps.study import printed
 from sweeps.study.contexts import TRANSFORMER, XLSTM
-from sweeps.study.data import TOKENPARAM
+from sweeps.study.data import TOKENPARAM, power
 from sweeps.study.frontier import linear_hull
 from sweeps.study.goodness import goodness_on_sets
 from sweeps.study.inference import RuntimeFit, model_config, paper_measurements, their_step_bytes
@@ -190,7 +190,7 @@ def _contexts(study: Study) -> Iterator[Row]:
             got = float(np.polyfit(np.log([c.context_length for c in sides]), np.log(values), 1)[0])
         yield Row(
             group="Context length",
-            what=f"exponent of {quantity}*(T), {_label(arch)} at {budget:.0e}",
+            what=f"exponent of {quantity}*(T), {_label(arch)} at {power(budget)}",
             printed=exponent,
             got=got,
             tolerance=6e-4,
@@ -388,4 +388,4 @@ def _label(arch: str) -> str:
 
 
 def _where(o: printed.PrintedOptimum) -> str:
-    return f"{_label(o.arch)} {o.context_length} at {o.budget:.0e}"
+    return f"{_label(o.arch)} {o.context_length} at {power(o.budget)}"
