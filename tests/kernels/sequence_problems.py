@@ -97,12 +97,15 @@ def run(
 
 
 def assert_close(
-    actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float | dict[str, float]
+    actual: dict[str, Tensor],
+    expected: dict[str, Tensor],
+    tolerance: float | dict[str, float],
+    floor: float = 0.0,
 ) -> None:
-    """Relative, in the 2-norm. Where the truth is zero, nothing else will do."""
+    """Relative, in the 2-norm, to the truth, or to `floor` where the truth is smaller: terms of order 1 may cancel."""
     assert actual.keys() == expected.keys()
     for name, truth in expected.items():
         error = (actual[name].double() - truth.to(actual[name].device)).norm()
         limit = tolerance if isinstance(tolerance, float) else tolerance.get(name, tolerance["else"])
-        worst = limit * truth.norm() + 1e-30
+        worst = limit * truth.norm().clamp_min(floor) + 1e-30
         assert error <= worst, f"{name}: relative error {error / truth.norm():.1e}, at most {limit:.0e}"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -90,7 +90,11 @@ def test_what_users_get(monkeypatch: pytest.MonkeyPatch, config: SequenceConfig)
 
 @pytest.mark.usefixtures("tiny")
 @settings(
-    max_examples=5, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=3,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],  # an example takes a second: to shrink one would take an hour
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     length=st.integers(1, 40),
@@ -113,7 +117,7 @@ def test_any_length_and_width(
     with pytest.MonkeyPatch.context() as patch:
         cut_in(patch, segments)
         ours = run(problem, "triton", **options)
-    assert_close(ours, run(problem, "reference", **options), 3 * EXACT)
+    assert_close(ours, run(problem, "reference", **options), EXACT, floor=1.0)
 
 
 @pytest.mark.usefixtures("tiny")
@@ -242,7 +246,11 @@ def test_nothing_unwritten_is_read_and_nothing_outside_is_written(
         guards.append((buffer, count))
         return buffer[GUARD : GUARD + count].view(size)
 
-    def new_empty(self: Tensor, *size: Any, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+    original = Tensor.new_empty
+
+    def new_empty(self: Tensor, *size: Any, dtype: torch.dtype | None = None, **rest: Any) -> Tensor:
+        if rest:  # not ours: the interpreter's
+            return original(self, *size, dtype=dtype, **rest)
         flat = size[0] if len(size) == 1 and not isinstance(size[0], int) else size
         return guarded(tuple(flat), dtype or self.dtype)
 
@@ -312,13 +320,14 @@ def test_compiles_whole_and_once_for_all_batches_and_lengths(backend: str) -> No
     layer, graphs = Layer(backend), CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(layer, fullgraph=True, backend=graphs, dynamic=True)
     counts = []
-    for batch, length in ((2, 5), (3, 5), (3, 9), (2, 35)):
+    for batch, length in ((2, 3), (3, 3), (2, 5)):
         x = torch.randn(batch, length, 8)
         found = torch.autograd.grad(compiled(x).square().sum(), list(layer.parameters()))
-        expected = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
         counts.append(graphs.frame_count)
     assert len(set(counts)) == 1
+    layer.backend = "reference"
+    expected = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     torch._dynamo.reset()
 
 
