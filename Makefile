@@ -4,8 +4,9 @@ PROFILE ?= quick
 VENV    := .venv
 BIN     := $(VENV)/bin
 STATE   := $(or $(ISOFLOP_HOME),.isoflop)
+PAPER_DATA ?= ../shared/data/paper
 
-.PHONY: help setup sweep test browser ui down lint clean
+.PHONY: help setup sweep paper test browser ui down lint clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -25,6 +26,10 @@ $(VENV)/.complete: pyproject.toml constraints.txt
 
 sweep: setup ## plan, train, fit and report; PROFILE=quick unless told otherwise
 	@$(BIN)/isoflop sweep $(PROFILE)
+
+paper: setup ## xLSTM Scaling Laws again: import PAPER_DATA where nothing is imported, analyse, report
+	@test -f '$(STATE)/sweeps/paper/published/runs.parquet' || $(BIN)/isoflop import xlstm-scaling-laws '$(PAPER_DATA)'
+	@$(BIN)/isoflop report paper
 
 test: setup ## the tests
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal

@@ -22,8 +22,8 @@ from tasks.locks import sweeps_under_way
 from tasks.preparation import json_schema, parse_override, plan_runs, prepare_data, read_spec, view_plan
 from tasks.state import State, open_state
 
-SHIPPED = ("quick", "gpu")
-"""Profiles with deployments of their own; any other spec runs through the first, as a parameter."""
+SHIPPED = {"isoflop-sweep": ("quick", "gpu"), "scaling-report": ("quick", "gpu", "paper")}
+"""Profiles with deployments of their own, by flow; any other spec runs through the first, as a parameter."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -166,10 +166,10 @@ def _follow(
         from flows.follow import Request, follow
 
         endpoints = starting.result()
-    shipped = profile in SHIPPED
+    deployed, path = SHIPPED[flow], Path(profile)
     request = Request(
-        deployment=f"{flow}/{profile if shipped else SHIPPED[0]}",
-        parameters=parameters | {"profile": profile if shipped else str(Path(profile).absolute())},
+        deployment=f"{flow}/{profile if profile in deployed else deployed[0]}",
+        parameters=parameters | {"profile": str(path.absolute()) if path.suffix else profile},
         sweep=name,
         again=shlex.join(["isoflop", *sys.argv[1:]]),
     )

@@ -2,6 +2,7 @@
 
 prefect deployment run scaling-report/quick
 prefect deployment run scaling-report/quick --param table=runs.csv
+prefect deployment run scaling-report/paper
 """
 
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from prefect import flow
 from prefect.states import State
 
-from tasks import pipeline
+from tasks import pipeline, study
 
 
 @flow(name="scaling-report", flow_run_name="{profile}")
@@ -23,6 +24,8 @@ def scaling_report(
 ) -> State:
     """Gather the runs of a sweep, or read a run table, and fit and report as the profile says.
 
+    The profile `paper` reports the published study that `isoflop import xlstm-scaling-laws` has brought in.
+
     Args:
         profile: whose runs, and whose law settings.
         table: a CSV or Parquet file of runs trained anywhere, with the columns of the run table.
@@ -31,6 +34,8 @@ def scaling_report(
         overrides: dotted keys of the spec with other values, as {"laws.resamples": 4000}.
     """
     with pipeline.open_sweep(profile, overrides, table=table) as sweep:
+        if study.is_study(sweep):
+            return study.report_study(sweep)
         if table is None:
             runs = pipeline.gather_runs(sweep)
         else:

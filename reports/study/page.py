@@ -105,8 +105,8 @@ def lead(rows: tuple[Row, ...], statements: tuple[Statement, ...]) -> str:
     parts = [f"{n} {BADGES[kind][1].lower()}" for kind, n in by.items() if n]
     return (
         f"{count['reproduced']} come out as printed, {count['clean']} as the authors' method gives them"
-        f" on these runs, which hold none of their 32 copies, {count['lower']} parametric fits at a lower minimum"
-        f" than the printed one. {count['absent']} more need runs or curves that are not given."
+        f" on these runs, which hold none of their 32 copies, {count['lower']} parametric fits at a lower"
+        f" minimum than the printed one. {count['absent']} more need runs or curves that are not given."
         f" Of {len(statements)} conclusions: {', '.join(parts)}."
     )
 
@@ -119,8 +119,10 @@ def spread(statement: Statement) -> str:
     values = [e.value for e in statement.evidence]
     middle = [v.value for v in values]
     ends = [end for v in values if has_interval(v) for end in (v.low, v.high)]
-    reach = f" (intervals {form(min(ends))} to {form(max(ends))})" if ends else ""
-    return f"{statement.quantity}: {form(min(middle))} to {form(max(middle))}{reach}."
+    span = f"{form(min(middle))} to {form(max(middle))}"
+    return f"{statement.quantity}: {span}" + (
+        f" (intervals {form(min(ends))} to {form(max(ends))})." if ends else "."
+    )
 
 
 def facts(study: Study, provenance: Provenance) -> list[tuple[str, str]]:

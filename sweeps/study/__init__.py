@@ -4,6 +4,6 @@ Every module holds one analysis as pure functions of runs or measurements; `stud
 `printed` holds what the paper and its repository print, `reproduction` sets ours beside it.
 """
 
-from sweeps.study.study import Study, StudySettings, make_study
+from sweeps.study.study import Study, StudySettings, fittable, make_study
 
-__all__ = ["Study", "StudySettings", "make_study"]
+__all__ = ["Study", "StudySettings", "fittable", "make_study"]

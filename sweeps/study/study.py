@@ -1,8 +1,7 @@
 """All analyses of the study, in one call."""
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import polars as pl
 
@@ -23,7 +22,7 @@ from sweeps.study.identification import IntervalFit, OffsetSpread, offset_spread
 from sweeps.study.inference import RuntimeFit, TimeRatio, fit_runtimes, time_ratios
 from sweeps.study.isoflop import BoundedLosses, Curves, bounded_loss_effect, fit_curves
 from sweeps.study.overtraining import Line, Parallel, RatioGap, fit_lines, parallel_test, ratio_gaps
-from sweeps.study.parametric import CONTEXT_LENGTH, Cell, CellFit, cell_runs, cells, fit_cells
+from sweeps.study.parametric import Cell, CellFit, cell_runs, cells, fit_cells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +32,8 @@ class StudySettings:
     resamples: int = 1000
     level: float = 0.95
     seed: int = 0
-    workers: int = field(default_factory=lambda: min(4, os.cpu_count() or 1))
-    """Processes that share the grid of parametric fits."""
+    workers: int = 1
+    """Processes that share the grid of parametric fits; more than one needs a script that can be imported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,4 +128,4 @@ def make_study(
     )
 
 
-__all__ = ["CONTEXT_LENGTH", "Study", "StudySettings", "fittable", "make_study"]
+__all__ = ["Study", "StudySettings", "fittable", "make_study"]
