@@ -6,6 +6,7 @@ from typing import Any
 
 import altair as alt
 import numpy as np
+from altair.utils.schemapi import debug_mode
 
 from reports import numbers
 from reports.palette import ARCH_SHAPES, arch_color, arch_label, var
@@ -72,8 +73,12 @@ CONFIG: dict[str, Any] = {
 
 
 def inline(rows: Rows) -> alt.InlineData:
-    """Rows as chart data; equal rows are stored in the page once."""
-    return alt.InlineData(values=rows)
+    """Rows as chart data; equal rows are stored in the page once.
+
+    Altair would hold every row against its JSON schema, which takes half of a large report's time.
+    """
+    with debug_mode(False):
+        return alt.InlineData(values=rows)
 
 
 def layer(*charts: alt.Chart, height: int) -> alt.LayerChart:

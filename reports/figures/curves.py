@@ -14,14 +14,13 @@ from reports.figures.charts import (
     layer,
     log_x,
     log_y,
-    six,
     tips,
 )
 from reports.palette import budget_color, var
 from reports.view import View
 from sweeps.laws.types import GroupAnalysis
 
-_MOST, _FEWEST, _IN_ALL = 60, 12, 6000
+_MOST, _FEWEST, _IN_ALL = 60, 8, 6000
 """Points of a curve, and of all curves together."""
 
 
@@ -76,9 +75,9 @@ def _panel(view: View, group: GroupAnalysis, table: pl.DataFrame, x: alt.X, y: a
         {
             "run": row["run_name"],
             "b": row["b"],
-            "N": six(row["N"]),
-            "D": six(row["D"]),
-            "loss": six(row["loss"]),
+            "N": float(f"{row['N']:.4g}"),
+            "D": float(f"{row['D']:.4g}"),
+            "loss": float(f"{row['loss']:.4g}"),
         }
         for row in own.iter_rows(named=True)
     ]

@@ -44,8 +44,10 @@ def isoflop(view: View, context_length: int) -> Figure:
     else:
         x = log_x("C", runs["train_flops"].to_list(), "Training compute C (FLOPs)", form="flops")
     y = linear_y("loss", loss, f"Validation loss ({view.loss_unit})")
+    data = _runs_data(view)
     panels = [
-        Panel(title=view.label(group), chart=_panel(view, group, x, y), arch=group.arch) for group in groups
+        Panel(title=view.label(group), chart=_panel(view, group, data, x, y), arch=group.arch)
+        for group in groups
     ]
     used = [b for b in view.budgets if any(same(p.budget, b) for g in groups for p in g.parabolas)]
     swatches = [
@@ -83,11 +85,11 @@ def _caption(view: View, groups: Sequence[GroupAnalysis]) -> str:
     )
 
 
-def _panel(view: View, group: GroupAnalysis, x: alt.X, y: alt.Y) -> Chart:
+def _panel(view: View, group: GroupAnalysis, data: alt.InlineData, x: alt.X, y: alt.Y) -> Chart:
     places = range(len(view.budgets))
     color = color_scale("b:N", [(-1, var("muted")), *((i, budget_color(i)) for i in places)])
     points = (
-        alt.Chart(_runs_data(view))
+        alt.Chart(data)
         .transform_filter(f"datum.g === {view.groups.index(group)}")
         .mark_point(filled=True, size=42, opacity=0.9)
         .encode(x=x, y=y, color=color, tooltip=_run_tips(), href=href())

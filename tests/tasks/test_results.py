@@ -77,3 +77,14 @@ def test_the_draws_of_the_law_that_answers_are_kept(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one.parametric[0].draws, other.parametric[0].draws)
     (tmp_path / "draws.npz").unlink()
     assert fit(runs, settings, tmp_path).groups[0].parametric[0].draws is not None
+
+
+def test_fits_from_scratch_are_the_same_bytes(tmp_path: Path) -> None:
+    runs, settings = complete(synthetic.run_table()), LawSettings(resamples=20)
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+        fit(runs, settings, folder)
+    for name in ("analysis.json", "draws.npz"):
+        first, second = ((folder / name).read_bytes() for folder in folders)
+        assert first == second
