@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -9,8 +10,20 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tasks.progress import SweepProgress, Training, time_left_s
+from tasks.progress import RunProgress, Status, SweepProgress, Training, time_left_s
 
+SHOWN = 8
+"""Trainings, retries and failures that are shown; of more, the number."""
+WIDEST = 40
+"""Marks of one kind in a row."""
+ENDED: tuple[Status, ...] = ("finished", "cached", "failed")
+MARKS = {
+    "cached": ("●", "dim green"),
+    "finished": ("●", "green"),
+    "failed": ("✗", "red"),
+    "running": ("◐", "yellow"),
+    "queued": ("·", "dim"),
+}
 LINE_EVERY_S = 15.0
 """Seconds between lines where nobody watches live, unless a run ends before."""
 
@@ -45,7 +58,7 @@ class Display:
     def _print_line(self, progress: SweepProgress | None, trainings: Sequence[Training], state: str) -> None:
         now = time.monotonic()
         line = summary(progress, state)
-        event = (progress.stage, progress.count("finished", "cached", "failed")) if progress else state
+        event = (progress.stage, progress.count(*ENDED)) if progress else state
         if event == self._last_event and (not trainings or now - self._last_time < LINE_EVERY_S):
             return
         self._last_event, self._last_time = event, now
@@ -72,23 +85,51 @@ def summary(progress: SweepProgress | None, state: str) -> str:
 
 
 def picture(progress: SweepProgress | None, trainings: Sequence[Training], state: str) -> RenderableType:
-    """The live display: counts, a bar, the running trainings, the failures, the time left."""
+    """The live display: counts, budgets, the running trainings, the last failures, the time left.
+
+    As high for 200 runs as for 20: rows beyond a few are counted and not shown.
+    """
     parts: list[RenderableType] = [Text(summary(progress, state), style="bold")]
     if progress is None or not progress.runs:
         return Group(*parts)
-    ended = progress.count("finished", "cached", "failed")
+    ended = progress.count(*ENDED)
     parts.append(ProgressBar(total=len(progress.runs), completed=ended, width=60))
+    parts.append(_budgets(progress.runs))
     if trainings:
-        parts.append(_table(trainings))
+        parts.append(_table(trainings[:SHOWN]))
+        parts += _more(len(trainings) - SHOWN, "running")
+    again = [run for run in progress.runs if run.status == "running" and run.attempt > 1]
+    failed = [run for run in progress.runs if run.status == "failed"]
     parts += [
-        Text(f"failed: {run.name}: {run.error}", style="red")
-        for run in progress.runs
-        if run.status == "failed"
+        Text(f"attempt {run.attempt}: {run.name}: {run.error}", style="yellow") for run in again[:SHOWN]
     ]
+    parts += [Text(f"failed: {run.name}: {run.error}", style="red") for run in failed[-SHOWN:]]
+    parts += _more(len(failed) - SHOWN, "failed")
     left = _left(progress, trainings)
     if left:
         parts.append(Text(left))
     return Group(*parts)
+
+
+def _more(count: int, what: str) -> list[RenderableType]:
+    return [Text(f"and {count} more {what}", style="dim")] if count > 0 else []
+
+
+def _budgets(runs: Sequence[RunProgress]) -> Table:
+    """One row a budget, a mark a run where there is room for it: how the sweep climbs."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    table.add_column()
+    for budget in sorted({run.budget for run in runs}):
+        there = [run for run in runs if run.budget == budget]
+        done = sum(run.status in ("finished", "cached") for run in there)
+        marks = Text()
+        for status, (mark, style) in MARKS.items():
+            count = sum(run.status == status for run in there)
+            marks.append(mark * min(count, WIDEST) + ("…" if count > WIDEST else ""), style=style)
+        table.add_row(f"{budget:.3g} FLOPs", f"{done} of {len(there)}", marks)
+    return table
 
 
 def _table(trainings: Sequence[Training]) -> Table:
@@ -113,7 +154,14 @@ def _running(training: Training) -> str:
 
 def _left(progress: SweepProgress | None, trainings: Sequence[Training]) -> str:
     left = time_left_s(progress, trainings) if progress is not None and progress.stage == "training" else None
-    return "" if left is None else f"about {duration(left)} left"
+    return "" if left is None else f"about {duration(left)} left, until {clock(left)}"
+
+
+def clock(seconds: float) -> str:
+    """The local time so many seconds from now: `14:05`, or `Fri 14:05` where it is not today."""
+    now = datetime.now()
+    then = now + timedelta(seconds=seconds)
+    return f"{then:%H:%M}" if then.date() == now.date() else f"{then:%a %d %b %H:%M}"
 
 
 def duration(seconds: float) -> str:

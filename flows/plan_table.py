@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from flows.display import duration
+from flows.display import clock, duration
 from tasks.preparation import PlanView
 
 WIDTH = 130
@@ -35,7 +35,9 @@ def print_plan(console: Console, plan: PlanView) -> None:
     console.print(table)
     console.print(
         f"{len(plan.rows)} runs, {plan.train_flops:.3g} FLOPs, about {duration(plan.estimated_s)}"
-        f" with {plan.slots} at a time on {plan.device}; {plan.cached} are finished already",
+        f" with {plan.slots} at a time on {plan.device}"
+        f"{' at the pace of the finished ones' if plan.measured else ''}, until {clock(plan.estimated_s)};"
+        f" {plan.cached} are finished already",
         highlight=False,
         soft_wrap=True,
     )

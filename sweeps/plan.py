@@ -43,6 +43,10 @@ class PlannedRun:
     """A guess of what the training takes, so that runs start only where they fit."""
 
     @property
+    def arch(self) -> str:
+        return self.spec.model.arch
+
+    @property
     def D(self) -> int:
         return self.spec.tokens
 

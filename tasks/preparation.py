@@ -14,7 +14,9 @@ from sweeps.laws.planning import describe_plan_quality
 from sweeps.laws.text import describe_plan
 from sweeps.plan import Plan, make_plan
 from sweeps.spec import SpecError, SweepSpec, Yaml12Loader, json_schema, load_spec, parse_spec
+from tasks import tracking
 from tasks.devices import device_kind, machine, runs_at_once
+from tasks.forecast import Pace, makespan, pace
 from tasks.provenance import corpus_facts
 from tasks.state import State, write_atomically
 from xlstm.data import Corpus, prepare_corpus
@@ -119,6 +121,8 @@ class PlanView:
     train_flops: float
     estimated_s: float
     """Of the runs that are not finished, with `slots` at a time."""
+    measured: bool
+    """Whether the estimate rests on runs that were finished here, and not on the spec's guess alone."""
     slots: int
     device: str
     cached: int
@@ -141,15 +145,16 @@ def view_plan(spec: SweepSpec, state: State) -> PlanView:
             f"{meta.name}, {meta.tokenizer}: {meta.train.tokens:,} training tokens from"
             f" {meta.train.documents:,} files, unigram loss {meta.unigram_entropy:.3f} nats per token"
         )
-    done = finished_keys(state)
+    done, rate = finished_keys(state), measured_pace(plan, state)
     here = machine()
     elsewhere = spec.resources.device == "cuda" and not here.gpus
     at_once = 1 if elsewhere else runs_at_once(spec.resources, here)
-    left_s = sum(run.estimated_s for run in plan.runs if run.run_key not in done)
+    left_s = [rate.seconds(run) for run in plan.runs if run.run_key not in done]
     return PlanView(
         rows=plan.table.to_dicts(),
         train_flops=plan.train_flops,
-        estimated_s=left_s / at_once,
+        estimated_s=makespan([], left_s, at_once),
+        measured=rate.overall is not None,
         slots=at_once,
         device="a GPU, of which this machine has none" if elsewhere else device_kind(spec.resources, here),
         cached=sum(run.run_key in done for run in plan.runs),
@@ -164,6 +169,14 @@ def _runs_so_far(folder: Path) -> pl.DataFrame | None:
     """The run table that the sweep left when it was last gathered: its vertices centre later budgets."""
     path = folder / "runs.parquet"
     return pl.read_parquet(path) if path.exists() else None
+
+
+def measured_pace(plan: Plan, state: State) -> Pace:
+    """How the runs of a plan that are finished compare with their estimates."""
+    if not state.tracking_db.exists():
+        return pace([])
+    took = tracking.wall_times(state)
+    return pace((run, took[run.run_key]) for run in plan.runs if run.run_key in took)
 
 
 def finished_keys(state: State) -> set[str]:

@@ -1,18 +1,20 @@
 """How far a sweep is: written by the flow, joined with what each training says, read by its followers."""
 
+import copy
 import json
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from statistics import median
 from typing import Literal
 
 from sweeps.plan import PlannedRun
+from tasks.forecast import makespan, pace
 from tasks.state import State, write_atomically
 
 Status = Literal["queued", "running", "finished", "cached", "failed"]
 FILE = "progress.json"
+CACHED_EVERY_S = 0.5
 
 
 @dataclass(kw_only=True)
@@ -21,6 +23,8 @@ class RunProgress:
 
     run_key: str
     name: str
+    arch: str = ""
+    budget: float = 0.0
     estimated_s: float
     status: Status = "queued"
     started_at: float | None = None
@@ -67,6 +71,7 @@ class ProgressWriter:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._guard = threading.Lock()
         self._progress = SweepProgress(sweep=sweep, flow_run_id=flow_run_id)
+        self._by_key: dict[str, RunProgress] = {}
         self._write()
 
     def stage(self, stage: str, message: str = "") -> None:
@@ -80,25 +85,35 @@ class ProgressWriter:
         with self._guard:
             self._progress.slots = slots
             self._progress.runs = [
-                RunProgress(run_key=run.run_key, name=run.name, estimated_s=run.estimated_s) for run in runs
+                RunProgress(
+                    run_key=run.run_key,
+                    name=run.name,
+                    arch=run.spec.model.arch,
+                    budget=run.budget,
+                    estimated_s=run.estimated_s,
+                )
+                for run in runs
             ]
+            self._by_key = {entry.run_key: entry for entry in self._progress.runs}
             self._write()
 
     def run(self, run_key: str, status: Status, error: str | None = None) -> None:
         """Move one run on."""
         with self._guard:
-            (entry,) = [entry for entry in self._progress.runs if entry.run_key == run_key]
+            entry = self._by_key[run_key]
             entry.status, entry.error = status, error
             if status == "running":
                 entry.started_at = time.time()
             elif entry.started_at is not None:
                 entry.wall_time_s = time.time() - entry.started_at
-            self._write()
+            # A thousand cached runs pass in seconds: the file need not tell of each.
+            if status != "cached" or time.monotonic() - self._written > CACHED_EVERY_S:
+                self._write()
 
     def retry(self, run_key: str, attempt: int, error: str) -> None:
         """Note that a run is tried again."""
         with self._guard:
-            (entry,) = [entry for entry in self._progress.runs if entry.run_key == run_key]
+            entry = self._by_key[run_key]
             entry.attempt, entry.error = attempt, error
             self._write()
 
@@ -108,7 +123,13 @@ class ProgressWriter:
             self._progress.report, self._progress.report_url = path, url
             self._write()
 
+    def snapshot(self) -> SweepProgress:
+        """What is known at this moment."""
+        with self._guard:
+            return copy.deepcopy(self._progress)
+
     def _write(self) -> None:
+        self._written = time.monotonic()
         write_atomically(self._path, json.dumps(asdict(self._progress)))
 
 
@@ -142,18 +163,19 @@ def _training(state: State, run: RunProgress) -> Training:
 
 
 def time_left_s(progress: SweepProgress, trainings: Sequence[Training]) -> float | None:
-    """Seconds until the last training ends: the plan's estimates, corrected by the runs that are done.
-
-    The correction is a median, since the first runs also wait for the launcher's imports. None until a run is
-    done or a training has a forecast of its own.
-    """
-    ratios = [
-        run.wall_time_s / run.estimated_s
+    """Seconds until the last training ends. None until a run is done or a training has a forecast."""
+    here = pace(
+        (run, run.wall_time_s)
         for run in progress.runs
         if run.status == "finished" and run.wall_time_s is not None
-    ]
-    forecasts = [training.eta_s for training in trainings if training.eta_s is not None]
-    queued = sum(run.estimated_s for run in progress.runs if run.status == "queued")
-    if not ratios and not forecasts:
+    )
+    said = {training.name: training.eta_s for training in trainings}
+    if here.overall is None and all(eta_s is None for eta_s in said.values()):
         return None
-    return (queued * (median(ratios) if ratios else 1.0) + sum(forecasts)) / max(1, progress.slots)
+    running = [run for run in progress.runs if run.status == "running"]
+    busy = [said.get(run.name) for run in running]
+    return makespan(
+        [here.seconds(run) if eta_s is None else eta_s for run, eta_s in zip(running, busy, strict=True)],
+        [here.seconds(run) for run in progress.runs if run.status == "queued"],
+        max(1, progress.slots),
+    )

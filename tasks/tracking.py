@@ -71,6 +71,16 @@ def settled(state: State) -> Settled:
     )
 
 
+def wall_times(state: State) -> dict[str, float]:
+    """Seconds that every finished run took, by run key."""
+    found = _search(state, "attributes.status = 'FINISHED'")
+    return {
+        run.data.tags[RUN_KEY]: run.data.metrics["wall_time_s"]
+        for run in found
+        if RUN_KEY in run.data.tags and "wall_time_s" in run.data.metrics
+    }
+
+
 def orphans(state: State) -> list[Any]:
     """MLflow runs that say RUNNING and that no live process trains.
 

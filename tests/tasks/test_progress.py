@@ -84,5 +84,8 @@ def test_the_time_left_follows_the_runs_that_are_done(state: State, plan: Plan) 
     assert time_left_s(progress, []) is None
     done, *queued = progress.runs
     done.status, done.wall_time_s = "finished", 3 * done.estimated_s
-    expected = (3 * sum(run.estimated_s for run in queued) + 8.0) / 2
-    assert time_left_s(progress, [training(8.0), training(None)]) == pytest.approx(expected)
+    first, second, third = (3 * run.estimated_s for run in queued)
+    assert time_left_s(progress, []) == pytest.approx(max(min(first, second) + third, first, second))
+    queued[0].status = "running"
+    said = Training(name=queued[0].name, step=1, steps=9, loss=2.0, tokens_per_s=1.0, eta_s=1e6)
+    assert time_left_s(progress, [said]) == pytest.approx(max(1e6, second + third))
