@@ -32,7 +32,7 @@ SPEC = {
         "device": "cpu",
         "runs_in_parallel": 2,
         "timeout_s": 120,
-        "hang_after_s": 8,
+        "hang_after_s": 20,
         "checkpoint_every_s": 0.1,
     },
 }

@@ -71,7 +71,8 @@ class Sweep:
         """Every attempt in MLflow."""
         client = tracking.client(self.state.tracking_uri)
         experiment = client.get_experiment_by_name(self.plan.spec.name)
-        return [] if experiment is None else list(client.search_runs([experiment.experiment_id]))
+        found = [] if experiment is None else client.search_runs([experiment.experiment_id])
+        return [run for run in found if tracking.RUN_KEY in run.data.tags]  # and not the report
 
     def finished(self) -> dict[str, list[str]]:
         """By run key, the ids of its finished MLflow runs."""
