@@ -120,8 +120,11 @@ def owner(process: psutil.Process | None) -> str | None:
 
 
 def session_leader(process: psutil.Process) -> Identity:
-    """Identity of the leader of a process's session."""
-    leader = psutil.Process(os.getsid(process.pid))
+    """Identity of the leader of a process's session; of the process itself where a kill took its leader."""
+    try:
+        leader = psutil.Process(os.getsid(process.pid))
+    except psutil.NoSuchProcess:
+        leader = process
     return Identity(pid=leader.pid, started=leader.create_time())
 
 
@@ -139,10 +142,14 @@ def flow_runs_alive() -> set[str]:
 
 
 def owned_sessions(home: str) -> list[Identity]:
-    """Every session that a service of this state folder leads, recorded or left behind."""
-    leaders = []
+    """Every session of a service of this state folder, recorded or left behind, by its leader.
+
+    `kill -9` of a leader leaves processes without one, as the server that MLflow starts; each leads itself.
+    """
+    leaders = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError):
-            if os.getsid(process.pid) == process.pid and owner(process) == home:
-                leaders.append(Identity(pid=process.pid, started=process.create_time()))
-    return leaders
+            if owner(process) == home:
+                leader = session_leader(process)
+                leaders[leader.pid] = leader
+    return list(leaders.values())

@@ -26,13 +26,20 @@ def listener() -> Iterator[socket.socket]:
         yield server
 
 
+LISTEN = """
+import socket
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+input()
+"""
+
+
 @pytest.fixture
 def stranger(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A process that listens on a port and claims to serve another state folder."""
-    code = "import socket as s; c = s.create_server(('127.0.0.1', 0)); print(c.getsockname()[1], flush=1); input()"
     env = {**os.environ, OWNER_VARIABLE: str(tmp_path / "state")}
     with subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", LISTEN],
         env=env,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -106,6 +113,29 @@ def test_what_a_deleted_folder_left_running_is_stopped_with_the_rest(
     assert services.down(open_state(tmp_path / "state")) == []
     assert process.poll() is not None
     assert processes.port_is_free(port)
+
+
+def test_what_a_killed_leader_left_running_is_found_and_stopped(tmp_path: Path) -> None:
+    """MLflow's command starts a server of its own, which survives a kill -9 of it and keeps the port."""
+    lead = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {LISTEN!r}])"
+    state = open_state(tmp_path / "state")
+    env = {**os.environ, OWNER_VARIABLE: str(state.home)}
+    with subprocess.Popen(
+        [sys.executable, "-c", lead],
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as leader:
+        assert leader.stdout is not None
+        port = int(leader.stdout.readline())
+        leader.kill()
+        leader.wait()
+        assert not processes.port_is_free(port)
+        assert len(processes.owned_sessions(str(state.home))) == 1
+        assert services.down(state) == []
+        assert processes.port_is_free(port)
 
 
 def test_a_record_of_a_dead_process_counts_for_nothing(state: State) -> None:
