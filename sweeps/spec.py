@@ -264,10 +264,13 @@ class Laws(_Section):
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
     target_budgets: list[Positive] = []
     seed: int = 0
+    profile: list[str] = []
+    served_tokens: Annotated[float, Field(ge=0)] = 0.0
 
     def settings(self) -> LawSettings:
         """The same values as the engine takes them."""
-        return LawSettings(**{**self.model_dump(), "target_budgets": tuple(self.target_budgets)})
+        lists = {name: tuple(getattr(self, name)) for name in ("target_budgets", "profile")}
+        return LawSettings(**{**self.model_dump(), **lists})
 
 
 class SweepSpec(_Section):
