@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from sweeps.laws.readers import parse_mapping, read_runs
 from sweeps.published import PickleRefused, PublishedError, PublishedStudy, read_published
 from sweeps.published.merge import superseded_keys
+from sweeps.published.rows import STUDY
 from sweeps.published.schema import CURVES_SCHEMA, INFERENCE_SCHEMA, PUBLISHED_SCHEMA
 from tasks.errors import UserError
 from tasks.import_tracking import Progress, Written, write_runs
@@ -24,8 +25,6 @@ from tasks.tracking_db import ensure_tracking_db
 
 __all__ = ["Imported", "import_runs", "import_study", "load_study", "parse_mapping"]
 
-STUDY = "xlstm-scaling-laws"
-"""The MLflow experiment of the paper's runs."""
 PAPER = "paper"
 """The sweep whose folder holds their tables."""
 TABLES = {"runs": PUBLISHED_SCHEMA, "curves": CURVES_SCHEMA, "inference": INFERENCE_SCHEMA}

@@ -29,9 +29,9 @@ def merge(runs: Sequence[PublishedRun]) -> list[MergedRun]:
     """The distinct runs, in the order of their first copy.
 
     Copies have the same id; or the same name and the same loss to the last digit, which no second training
-    has; or, where one has no id, the same name. The first copy counts: sources come best
-    first. `copies` is how often one file lists the run, under tags that `source_tags` joins. A reconstruction
-    without an id gives way to a run with one that trained the same shape for as long.
+    has; or, where one has no id, the same name. The first copy counts: sources come best first. `copies` is
+    how often one file lists the run, under tags that `source_tags` joins. A reconstruction without an id
+    gives way to a run with one that trained the same shape for as long.
     """
     merged: dict[Key, MergedRun] = {}
     by_name: dict[str, list[Key]] = {}
@@ -83,7 +83,11 @@ def _add(run: MergedRun, copy: PublishedRun) -> None:
         ours, theirs = fields.get(name), copy.fields.get(name)
         if not isinstance(ours, int | float) or not isinstance(theirs, int | float):
             continue
-        if abs(ours - theirs) > _TOLERANCE * abs(ours):
+        if name == "loss" and copy.fields.get("loss_exact") is False:
+            agree = copy.fields["loss_low"] <= ours <= copy.fields["loss_high"]
+        else:
+            agree = abs(ours - theirs) <= _TOLERANCE * abs(ours)
+        if not agree:
             run.disagreements.append(
                 f"{name} of {fields['run_name']} is {ours!r} in {fields['source_file']}"
                 f" and {theirs!r} in {copy.fields['source_file']}; the first stands"

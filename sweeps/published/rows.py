@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -13,7 +12,7 @@ from xlstm.accounting import count_parameters, ffn_width, training_flops
 from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
 
 STUDY = "xlstm-scaling-laws"
-_IN_NAMES = {"context_length": "ctx", "batch_size": "gbs"}
+"""Names the study: in run keys, on the command line, and as MLflow experiment."""
 _FLOPS_TOLERANCE = 1e-9
 """Training FLOPs that a table states must be those of our accounting this closely."""
 
@@ -21,8 +20,6 @@ _FLOPS_TOLERANCE = 1e-9
 def published_row(run: MergedRun) -> dict[str, Any]:
     """PUBLISHED_SCHEMA of one run: shape, counts and FLOPs by our accounting, the rest as published."""
     given = run.fields
-    named = _named(given["run_name"])
-    given = run.fields = named | {name: value for name, value in given.items() if value is not None}
     if given.get("created_at"):
         datetime.fromisoformat(given["created_at"])  # raises where it is no time
     config = model_config(given)
@@ -73,12 +70,6 @@ def published_row(run: MergedRun) -> dict[str, Any]:
     if row.get("step_time_s") and batch:
         row["tokens_per_s"] = batch * context / row["step_time_s"]
     return row | _groups(row)
-
-
-def _named(run_name: str) -> dict[str, int]:
-    """What a run's name tells, as in `..._ctx8192_..._gbs128`, where nothing was logged."""
-    found = {name: re.search(rf"_{key}(\d+)(?:_|$)", run_name) for name, key in _IN_NAMES.items()}
-    return {name: int(match[1]) for name, match in found.items() if match}
 
 
 def _groups(row: Mapping[str, Any]) -> dict[str, Any]:

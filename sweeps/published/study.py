@@ -1,6 +1,7 @@
 """The door for published runs: a folder or a file goes in, tables come out, and what was left out is said."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from sweeps.published.tidy import CurveKey
 from sweeps.published.wandb_runs import Curve, PublishedRun
 
 _SUFFIXES = (".pkl", ".csv", ".parquet")
+_IN_NAMES = {"context_length": "ctx", "batch_size": "gbs"}
 
 
 class PublishedError(ValueError):
@@ -116,7 +118,9 @@ def _read(file: Path, root: Path, sources: _Sources, *, alone: bool) -> None:
         sources.notes.append(Note(kind="skipped", text=f"{name}: no {', '.join(_SUFFIXES)} file"))
         return
     try:
-        origin = {"source_file": file.name, "source_sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        origin = {"source_file": file.name, "source_sha256": digest}
         reader = _read_pickle if file.suffix == ".pkl" else _read_table
         if not reader(file, origin, sources):
             text = f"{name}: holds neither published runs, nor curves, nor measurements of inference"
@@ -125,7 +129,7 @@ def _read(file: Path, root: Path, sources: _Sources, *, alone: bool) -> None:
         if alone:
             raise
         sources.notes.append(Note(kind="refused", text=str(error).replace(str(file), name)))
-    except (OSError, ValueError, TypeError, pl.exceptions.PolarsError) as error:
+    except (OSError, ValueError, TypeError, ArithmeticError, pl.exceptions.PolarsError) as error:
         reason = " ".join(str(error).split())
         if alone:
             raise PublishedError(f"{file}: {reason}") from error
@@ -166,7 +170,19 @@ def _with_origin(table: pl.DataFrame, origin: dict[str, str]) -> pl.DataFrame:
 
 
 def _add_runs(runs: list[PublishedRun], origin: dict[str, str], sources: _Sources) -> None:
-    sources.runs += [PublishedRun(fields={**run.fields, **origin}, curve=run.curve) for run in runs]
+    """Fields that are null are left out; those that a run's name tells fill in where nothing was logged."""
+    for run in runs:
+        if not isinstance(run.fields.get("run_name"), str):
+            raise ValueError("a run has no name")
+        known = {name: value for name, value in run.fields.items() if value is not None}
+        fields = {**_named(run.fields["run_name"]), **known, **origin}
+        sources.runs.append(PublishedRun(fields=fields, curve=run.curve))
+
+
+def _named(run_name: str) -> dict[str, int]:
+    """What a run's name tells, as in `..._ctx8192_..._gbs128`."""
+    found = {name: re.search(rf"_{key}(\d+)(?:_|$)", run_name) for name, key in _IN_NAMES.items()}
+    return {name: int(match[1]) for name, match in found.items() if match}
 
 
 def _rows(merged: list[MergedRun], notes: list[Note]) -> tuple[list[dict[str, Any]], list[MergedRun]]:
@@ -176,7 +192,7 @@ def _rows(merged: list[MergedRun], notes: list[Note]) -> tuple[list[dict[str, An
         try:
             rows.append(published_row(run))
             kept.append(run)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             reason = f"has no {error}" if isinstance(error, KeyError) else str(error)
             text = f"{run.fields['source_file']}: run {run.fields.get('run_name')}: {reason}"
             notes.append(Note(kind="skipped", text=text))

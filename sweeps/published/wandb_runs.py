@@ -116,6 +116,7 @@ def _run(pieces: list[dict[str, Any]], tag: str, run_set: str) -> PublishedRun:
         "num_devices": summary.get("parallel/", {}).get("num_devices"),
         "device": _device(record["metadata"] or {}),
         "wall_time_s": _total(piece["summary"].get("_runtime") for piece in pieces if piece["summary"]),
+        "loss_exact": True,
         "loss_source": "logged by the authors",
         **_last_values(curve),
     }
@@ -141,9 +142,7 @@ def _shape(config: Mapping[str, Any]) -> dict[str, Any]:
         }
     layer = f"{model}mlstm_block.mlstm."
     if config.get(f"{layer}layer_type") != "mlstm_v1":
-        raise ValueError(
-            f"a model of class {config['model.model_class']}, layer {config.get(f'{layer}layer_type')}"
-        )
+        raise ValueError(f"a model of class {config['model.model_class']}, which is not known")
     return shape | {
         "arch": "mlstm",
         "num_heads": int(config[f"{layer}num_heads"]),
@@ -179,9 +178,7 @@ def _curve(logs: Sequence[Mapping[str, Any]]) -> Curve | None:
     columns: dict[str, dict[int, float]] = {}
     for piece in logs:
         for key, frame in piece.items():
-            column = LOGS.get(key) or (
-                "loss_slimpajama" if re.match(r"val/\.slimpajama.*_loss$", key) else None
-            )
+            column = _log_column(key)
             if column is not None:
                 columns.setdefault(column, {}).update(_points(frame, key))
     steps = np.array(sorted({step for points in columns.values() for step in points}), dtype=np.int64)

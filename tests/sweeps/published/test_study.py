@@ -294,6 +294,27 @@ def test_a_reconstruction_gives_way_to_the_run(tmp_path: Path) -> None:
 
 
 @published
+def test_a_bounded_loss_gives_way_to_the_logged_one(tmp_path: Path) -> None:
+    """The recovered table knows the ids of the xLSTM runs at 8192, and of some only bounds of the loss."""
+    shutil.copy(PAPER / "tidy" / "runs_isoflop_mlstm_ctx8192_recovered.csv", tmp_path)
+    before = read_published(tmp_path).runs
+    rows = before.filter(~pl.col("loss_exact")).sort("run_key").head(2).to_dicts()
+    runs = []
+    for row, loss in zip(rows, (rows[0]["loss"] + 1e-5, 2.0), strict=True):
+        shape = {"d_model": row["d_model"], "heads": row["num_heads"], "blocks": row["num_blocks"]}
+        recipe = {"batch": row["batch_size"], "peak_lr": row["peak_lr"], "steps": row["steps"]}
+        runs.append(mlstm(row["run_name"], run_id=row["published_id"], loss=loss, **shape, **recipe))
+    save(tmp_path / MLSTM, {"sclaw_iso": runs})
+    study = read_published(tmp_path)
+    after = study.runs.filter(pl.col("run_key").is_in([row["run_key"] for row in rows])).sort("run_key")
+    assert study.runs.height == before.height
+    assert after["loss_exact"].to_list() == [True, True]
+    assert after["loss"].to_list() == [rows[0]["loss"] + 1e-5, 2.0] == after["loss_low"].to_list()
+    (told,) = kinds(study)["disagreement"]
+    assert told.startswith(f"loss of {rows[1]['run_name']} is 2.0 in {MLSTM} and ")
+
+
+@published
 def test_inference_is_in_seconds_and_once(paper: PublishedStudy) -> None:
     table = paper.inference
     assert table.schema == INFERENCE_SCHEMA
