@@ -45,7 +45,13 @@ def _header(result: Row, bandwidth: float | None) -> str:
 
 {result["date"]}; {versions}; CUDA {result["cuda"]}, cuDNN {result["cudnn"]}{copy}.
 
-Made by `{result["command"]}`. {METHOD}"""
+Made by {_command(result["command"])}. {METHOD}"""
+
+
+def _command(text: str) -> str:
+    """As code, up to the remark in parentheses that may follow; backticks in it would open spans of their own."""
+    command, bracket, remark = text.replace("`", " ").partition("(")
+    return f"`{command.strip()}`" + (f" ({remark.strip()}" if bracket else "")
 
 
 def _shapes(rows: Iterable[Row]) -> list[cases.Shape]:
