@@ -45,7 +45,16 @@ def group_sentences(group: GroupAnalysis) -> Iterator[str]:
 
 def _rows(group: GroupAnalysis, name: str) -> list[Mapping[str, Any]]:
     rows = group.diagnostics.get(name)
-    return list(rows) if isinstance(rows, list | tuple) else []
+    if not isinstance(rows, list | tuple):
+        return []
+    return [{key: _cell(value) for key, value in row.items()} for row in rows]
+
+
+def _cell(value: Any) -> Any:
+    """A cell as it was before a JSON file turned nan into null and infinity into text."""
+    if value is None:
+        return float("nan")
+    return float(value) if value in ("inf", "-inf") else value
 
 
 def _hold_out(rows: Rows) -> str:
@@ -61,7 +70,7 @@ def _selection(rows: Rows) -> str:
     ranked = ", ".join(
         f"{row['law']} +{row['aicc_difference']:.1f} ({_share(row['top_budget_error'])})"
         for row in rows
-        if np.isfinite(_number(row["aicc"]))
+        if np.isfinite(row["aicc"])
     )
     return (
         f"AICc above the best, error at the held-out top budget in brackets: {ranked}; points of one sweep"
@@ -70,10 +79,10 @@ def _selection(rows: Rows) -> str:
 
 
 def _sensitivity(rows: Rows) -> str:
-    found = [row for row in rows if np.isfinite(_number(row["a"]))]
+    found = [row for row in rows if np.isfinite(row["a"])]
     if not found:
         return "no variant reached a minimum"
-    a, N = ([_number(row[name]) for row in found] for name in ("a", "N"))
+    a, N = ([row[name] for row in found] for name in ("a", "N"))
     objectives, subsets, sizes = (len({row[key] for row in rows}) for key in ("objective", "subset", "size"))
     return (
         f"a lies between {min(a):.4f} and {max(a):.4f}, N* at the largest compute between {min(N):.3g} and"
@@ -143,11 +152,5 @@ _SENTENCES = {
 }
 
 
-def _number(value: Any) -> float:
-    """A cell as a number; nan for one that a JSON file left empty."""
-    return float("nan") if value is None else float(value)
-
-
-def _share(value: Any) -> str:
-    number = _number(value)
-    return f"{number:.3%}" if np.isfinite(number) else "not held out"
+def _share(value: float) -> str:
+    return f"{value:.3%}" if np.isfinite(value) else "not held out"

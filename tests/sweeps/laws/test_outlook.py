@@ -4,7 +4,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sweeps.laws import Analysis, FitError, LawSettings, analyse, fit, fit_points, profile_likelihood
+from sweeps.laws import (
+    Analysis,
+    FitError,
+    LawSettings,
+    analyse,
+    fit,
+    fit_points,
+    from_json,
+    profile_likelihood,
+    to_json,
+)
 from sweeps.laws.design import Design, target_slope
 from sweeps.laws.forms import LAWS
 from sweeps.laws.inference_cost import decode_cost, serving_optimum, two_n_per_token
@@ -94,6 +104,10 @@ def test_words_repeat_the_tables(analysis: Analysis) -> None:
         "centre 1e+22 FLOPs on N",
     ):
         assert sentence in text
+
+
+def test_a_kept_analysis_tells_the_same(analysis: Analysis) -> None:
+    assert describe(from_json(to_json(analysis))) == describe(analysis)
 
 
 def test_without_an_identified_law_nothing_is_proposed() -> None:
