@@ -23,7 +23,7 @@ from tasks.import_tracking import Progress, Written, write_runs
 from tasks.state import State
 from tasks.tracking_db import ensure_tracking_db
 
-__all__ = ["Imported", "import_runs", "import_study", "load_study", "parse_mapping"]
+__all__ = ["PAPER", "STUDY", "Imported", "import_runs", "import_study", "load_study", "parse_mapping"]
 
 PAPER = "paper"
 """The sweep whose folder holds their tables."""
