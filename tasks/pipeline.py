@@ -5,10 +5,11 @@ whether a run is done is MLflow's to say.
 """
 
 import functools
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -30,9 +31,11 @@ from sweeps.laws.types import Analysis
 from sweeps.plan import Plan, PlannedRun
 from sweeps.spec import SweepSpec
 from tasks import deployments, preparation, results, tracking
+from tasks.artifacts import published
 from tasks.devices import machine, runs_at_once
 from tasks.errors import UserError, user_errors
 from tasks.leases import Ledger, ledger_folder
+from tasks.live import LivePage, kept_live
 from tasks.locks import sweep_lock
 from tasks.progress import ProgressWriter
 from tasks.state import State, open_state
@@ -152,9 +155,12 @@ def train_all(sweep: Sweep, plan: Plan, corpus: Corpus) -> None:
     sweep.progress.stage("training")
     here = machine()
     ledger = Ledger(ledger_folder(), here)
+    url = experiment_url(tracking.ensure_experiment(sweep.state, sweep.name))
     with (
+        published(sweep.state, sweep.progress, artifact_key("sweep", sweep.name), url),
         ThreadPoolTaskRunner[PrefectState](max_workers=runs_at_once(sweep.spec.resources, here)) as runner,
         Trainer(sweep.spec, sweep.state, corpus, ledger, hearing=Reporter(sweep)) as trainer,
+        live_page(sweep),
     ):
         futures = [
             runner.submit(train, {"sweep": sweep, "trainer": trainer, "run": run}) for run in plan.runs
@@ -163,11 +169,26 @@ def train_all(sweep: Sweep, plan: Plan, corpus: Corpus) -> None:
             future.wait()
 
 
+def live_page(sweep: Sweep) -> AbstractContextManager[None]:
+    """The sweep's live page and its artifact, kept true while its runs train."""
+    logger = get_run_logger()
+    key = artifact_key("live", sweep.name)
+
+    def publish(text: str) -> None:
+        create_markdown_artifact(text, key=key, description=f"Sweep {sweep.name} under way")
+
+    live = LivePage(sweep.state, sweep.name, sweep.spec.laws.settings())
+    logger.info("live page: %s", live.path)
+    return kept_live(live, publish, logger.warning)
+
+
 @task(name="train", task_run_name="train {run.name}", cache_policy=NO_CACHE)
 def train(sweep: Sweep, trainer: Trainer, run: PlannedRun) -> PrefectState:
     """One run: Cached where it is finished already, Failed where it cannot be, else trained to its end."""
     outcome = trainer.complete(run)
-    sweep.progress.run(run.run_key, outcome.status, outcome.error)
+    sweep.progress.run(
+        run.run_key, outcome.status, outcome.error, loss=outcome.loss, mlflow_run_id=outcome.mlflow_run_id
+    )
     if outcome.status == "failed":
         return Failed(message=f"{run.name} (N {run.N:,}, {run.budget:.3g} FLOPs): {outcome.error}")
     if outcome.status == "cached":
@@ -240,6 +261,12 @@ def report_link(path: Path, experiment: str, run_id: str, mlflow_url: str | None
     if mlflow_url is None:
         return path.as_uri()
     return f"{mlflow_url}/#/experiments/{experiment}/runs/{run_id}/artifacts/{path.name}"
+
+
+def experiment_url(experiment: str) -> str | None:
+    """Page of an experiment in MLflow's UI; None where there is none."""
+    mlflow_url = os.environ.get("ISOFLOP_MLFLOW_URL")
+    return None if mlflow_url is None else f"{mlflow_url}/#/experiments/{experiment}"
 
 
 def artifact_key(kind: str, sweep: str) -> str:
