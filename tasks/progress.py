@@ -30,6 +30,8 @@ class RunProgress:
     started_at: float | None = None
     wall_time_s: float | None = None
     attempt: int = 1
+    loss: float | None = None
+    mlflow_run_id: str | None = None
     error: str | None = None
     """Why it failed; of a run that is tried again, why its last attempt did."""
 
@@ -97,11 +99,20 @@ class ProgressWriter:
             self._by_key = {entry.run_key: entry for entry in self._progress.runs}
             self._write()
 
-    def run(self, run_key: str, status: Status, error: str | None = None) -> None:
+    def run(
+        self,
+        run_key: str,
+        status: Status,
+        error: str | None = None,
+        *,
+        loss: float | None = None,
+        mlflow_run_id: str | None = None,
+    ) -> None:
         """Move one run on."""
         with self._guard:
             entry = self._by_key[run_key]
             entry.status, entry.error = status, error
+            entry.loss, entry.mlflow_run_id = loss, mlflow_run_id
             if status == "running":
                 entry.started_at = time.time()
             elif entry.started_at is not None:

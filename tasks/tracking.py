@@ -54,8 +54,8 @@ def finished_run(state: State, run_key: str) -> str | None:
 class Settled:
     """Runs that no training can add to."""
 
-    finished: frozenset[str] = frozenset()
-    """Run keys with a finished run and a loss."""
+    finished: Mapping[str, str] = field(default_factory=dict)
+    """Run keys with a finished run and a loss, with the id of that run."""
     diverged: Mapping[str, str] = field(default_factory=dict)
     """Run keys whose training diverged, with the error. They would again: a key determines its run."""
 
@@ -64,7 +64,7 @@ def settled(state: State) -> Settled:
     """What the store holds now, in two queries however many runs there are."""
     diverged = _search(state, f"tags.`{FAILURE}` = '{Failure.DIVERGED}'")
     return Settled(
-        finished=frozenset(finished_runs(state.tracking_uri)),
+        finished=finished_runs(state.tracking_uri),
         diverged={
             run.data.tags[RUN_KEY]: run.data.tags[ERROR] for run in diverged if RUN_KEY in run.data.tags
         },

@@ -28,6 +28,7 @@ class Outcome:
     status: Literal["cached", "finished", "failed"]
     loss: float | None = None
     error: str | None = None
+    mlflow_run_id: str | None = None
 
 
 class Engine(Protocol):
@@ -88,7 +89,7 @@ class Trainer:
     def complete(self, run: PlannedRun) -> Outcome:
         """Have a run finished: it is already, or it is trained in a process of its own, or it fails."""
         if run.run_key in self._settled.finished:
-            return Outcome(status="cached")
+            return Outcome(status="cached", mlflow_run_id=self._settled.finished[run.run_key])
         if run.run_key in self._settled.diverged:
             error = (
                 f"{self._settled.diverged[run.run_key]} (earlier, and would again: lower its learning rate)"
@@ -99,7 +100,12 @@ class Trainer:
                 return Outcome(status="cached")  # another flow trained it meanwhile
             self.hearing.started(run)
             result = self.train(run, grant)
-        return Outcome(status=result.status, loss=result.loss, error=result.error)
+        return Outcome(
+            status=result.status,
+            loss=result.loss,
+            error=result.error,
+            mlflow_run_id=result.mlflow_run_id,
+        )
 
     @contextmanager
     def take(self, run: PlannedRun) -> Iterator[Grant]:

@@ -20,7 +20,7 @@ SPEC = {
     "name": "faults",
     "archs": ["mlstm", "transformer"],
     "context_lengths": [32],
-    "budgets": [6e8],
+    "budgets": [2e8],
     "ladder": {
         "shapes": [{"d_model": d, "num_blocks": 1, "num_heads": 1} for d in (8, 12)],
         "ffn_multiple_of": 8,

@@ -77,6 +77,19 @@ def test_a_failed_run_is_named_and_the_fits_go_on_without_it(state: State, first
     assert {group["n_runs"] for group in analysis["result"]["groups"]} == {5, 6}
 
 
+def test_progress_and_runs_are_in_prefect(state: State, first: FlowState) -> None:
+    assert first.is_completed()
+    with get_client(sync_client=True) as client:
+        found = {artifact.key: artifact for artifact in client.read_artifacts()}
+    assert found["progress-sweep-tiny"].data == 100.0
+    assert found["progress-sweep-tiny"].description == "1 failed, 11 finished"
+    rows = found["runs-sweep-tiny"].data.splitlines()
+    assert len(rows) == 2 + 12
+    assert "| failed |" in rows[2]
+    assert "spec.json" in rows[2]
+    assert sum("| finished |" in row for row in rows) == 11
+
+
 def test_the_report_is_in_mlflow_too(state: State, first: FlowState) -> None:
     assert first.is_completed()
     client = tracking.client(state.tracking_uri)
