@@ -97,8 +97,8 @@ def _plan_without_corpus(spec: SweepSpec) -> tuple[Plan, str]:
     source, vocab_size = spec.data.corpus_spec(), spec.data.vocab_size
     assert vocab_size is not None
     data = DataSpec(name=source.name, tokenizer=source.tokenizer_label, content_hash="not prepared")
-    said = f"{source.name}, {source.tokenizer_label}: not prepared; planned for {vocab_size:,} kinds of token"
-    return make_plan(spec, data, vocab_size), said
+    planned = f"not prepared; planned for a vocabulary of {vocab_size:,}"
+    return make_plan(spec, data, vocab_size), f"{data.name}, {data.tokenizer}: {planned}"
 
 
 def save_plan(plan: Plan, corpus: Corpus, state: State) -> None:

@@ -10,7 +10,7 @@ from tasks.preparation import parse_override, plan_runs, prepare_data, read_spec
 from tasks.state import State
 
 
-@pytest.mark.parametrize("profile", ["quick", "gpu"])
+@pytest.mark.parametrize("profile", ["quick", "gpu", "paper", "paper-large"])
 def test_shipped_profiles_are_read(profile: str) -> None:
     assert read_spec(profile).name == profile
 
@@ -56,3 +56,24 @@ def test_a_plan_is_saved_with_its_spec_and_the_facts_of_its_corpus(tracked: Stat
     view = view_plan(spec, tracked)
     assert len(view.rows) == len(plan.runs) == 30
     assert view.cached == 0
+
+
+def test_a_declared_vocabulary_is_planned_without_the_corpus(state: State) -> None:
+    """The paper's grid is for GPUs and a data set of terabytes; its plan needs neither."""
+    view = view_plan(read_spec("paper"), state)
+    assert len(view.rows) == 679
+    assert view.corpus == "dclm-baseline, gpt-neox-20b: not prepared; planned for a vocabulary of 50,304"
+    assert not any(state.data.iterdir())
+
+
+def test_a_declared_vocabulary_is_that_of_the_models(tracked: State) -> None:
+    changes = {"data.max_bytes": 400_000, "data.name": "small", "data.vocab_size": 320}
+    spec = read_spec("quick", changes)
+    plan = plan_runs(spec, prepare_data(spec, tracked))
+    assert {run.spec.model.vocab_size for run in plan.runs} == {320}
+    assert "training tokens" in view_plan(spec, tracked).corpus
+    spec = read_spec("quick", changes | {"data.vocab_size": 200})
+    with pytest.raises(
+        SpecError, match=r"data\.vocab_size = 200: the tokenizer has 25\d; give at least that many"
+    ):
+        plan_runs(spec, prepare_data(spec, tracked))
