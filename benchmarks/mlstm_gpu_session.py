@@ -2,13 +2,14 @@
 
     python -m benchmarks.mlstm_gpu_session --json session.json --wheels wheels
 
-1. the tests marked `gpu`; 2. the numeric trial of every configuration, with Triton's own assembler and, if `--ptxas`
-names one, with a newer; 3. the benchmark beside the peers; 4. other blocks, kernel by kernel. Each step has its share
-of the time, runs in processes of its own, and is written to the file when it ends, so that no crash, no hang and no
-cut takes what is known already. The tables of step 3 are also in files beside it.
+1. the tests marked `gpu`; 2. the numeric trial of every configuration, with Triton's own assembler and, if
+`--ptxas` names one, with a newer; 3. the benchmark beside the peers; 4. other blocks, kernel by kernel. Each
+step has its share of the time, runs in processes of its own, and is written to the file when it ends, so that
+no crash, no hang and no cut takes what is known already. The tables of step 3 are also in files beside it.
 
-`--wheels`: a folder of wheels, unpacked without network or dependencies, where the machine has not what is needed:
-pytest, pytest-xdist, pytest-timeout, hypothesis, filelock and theirs, mlstm_kernels, einops, fla-core.
+`--wheels`: a folder of wheels, unpacked without network or dependencies, where the machine has not what is
+needed: pytest, pytest-xdist, pytest-timeout, hypothesis, filelock and theirs, mlstm_kernels, einops,
+fla-core.
 
 Exit code 0: every step ended; 1: one did not; 2: no GPU.
 """
@@ -93,7 +94,8 @@ def about() -> Row:
 
 
 def unpack(session: Session, wheels: Path) -> None:
-    """Without network and dependencies, in front of what is installed; one that does not fit is no reason to stop."""
+    """Without network and dependencies, in front of what is installed; one that does not fit is no reason to
+    stop."""
     target = session.beside("wheels").absolute()
     pip = ["-m", "pip", "install", "--no-index", "--no-deps", "--quiet", "--target", str(target)]
     rows = {wheel.name: session.run([*pip, str(wheel)], 60)["code"] for wheel in sorted(wheels.glob("*.whl"))}
@@ -103,9 +105,11 @@ def unpack(session: Session, wheels: Path) -> None:
 
 
 def tests(session: Session, timeout_s: float) -> Row:
-    """Outcomes are read from the lines that pytest prints as tests end, so that a cut leaves those that did."""
+    """Outcomes are read from the lines that pytest prints as tests end, so that a cut leaves those that
+    did."""
     command = [
-        "-m", "pytest", "-v", "--tb=short", "-m", "gpu", "tests/kernels", "-n", str(workers()), "-p", "no:cacheprovider",
+        "-m", "pytest", "-v", "--tb=short", "-m", "gpu", "tests/kernels",
+        "-n", str(workers()), "-p", "no:cacheprovider",
     ]  # fmt: skip
     row = session.run(command, timeout_s)
     return row | outcomes(session.beside("log.txt").read_text())
@@ -133,7 +137,7 @@ def trials(session: Session, timeout_s: float) -> Row:
         for full in (False, True)
         for dtype in (torch.bfloat16, torch.float16, torch.float32)
         for config in candidates(dtype)
-        if dtype != torch.float16 or (K, V) == WIDTHS[0]
+        if dtype != torch.float16 or WIDTHS[0] == (K, V)
     ]  # fmt: skip
     assemblers = {"own": {}} | ({str(session.options.ptxas): {}} if session.options.ptxas else {})
     until = time.monotonic() + timeout_s
@@ -149,7 +153,12 @@ def trials(session: Session, timeout_s: float) -> Row:
 
 
 def tried(trial: Any, environment: dict[str, str], until: float) -> float | str:
-    command = [sys.executable, "-m", "kernels.mlstm.sequence_check", json.dumps(asdict(trial) | {"device": 0})]
+    command = [
+        sys.executable,
+        "-m",
+        "kernels.mlstm.sequence_check",
+        json.dumps(asdict(trial) | {"device": 0}),
+    ]
     left = until - time.monotonic()
     if left <= 0:
         return "not run: time limit"
@@ -166,7 +175,12 @@ def tried(trial: Any, environment: dict[str, str], until: float) -> float | str:
 
 def benchmark(session: Session, timeout_s: float) -> Row:
     command = ["-m", "benchmarks.mlstm_kernels", "--time-limit", f"{timeout_s - 10:.0f}"]
-    files = ["--json", str(session.beside("benchmark.json")), "--markdown", str(session.beside("benchmark.md"))]
+    files = [
+        "--json",
+        str(session.beside("benchmark.json")),
+        "--markdown",
+        str(session.beside("benchmark.md")),
+    ]
     return session.run([*command, *files], timeout_s + 20)
 
 
@@ -180,10 +194,16 @@ def workers() -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, required=True, help="what was found; other files stand beside it")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--json", type=Path, required=True, help="what was found; other files stand beside it"
+    )
     parser.add_argument("--wheels", type=Path, help="folder of wheels to unpack first")
-    parser.add_argument("--ptxas", type=Path, help="a second assembler for the trials, best of CUDA 13.1 or later")
+    parser.add_argument(
+        "--ptxas", type=Path, help="a second assembler for the trials, best of CUDA 13.1 or later"
+    )
     parser.add_argument("--steps", nargs="+", choices=list(STEPS), default=list(STEPS))
     parser.add_argument("--time-limit", type=float, default=520.0, help="seconds for all steps")
     return parser.parse_args(arguments)

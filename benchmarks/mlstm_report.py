@@ -49,7 +49,8 @@ Made by {_command(result["command"])}. {METHOD}"""
 
 
 def _command(text: str) -> str:
-    """As code, up to the remark in parentheses that may follow; backticks in it would open spans of their own."""
+    """As code, up to the remark in parentheses that may follow; backticks in it would open spans of their
+    own."""
     command, bracket, remark = text.replace("`", " ").partition("(")
     return f"`{command.strip()}`" + (f" ({remark.strip()}" if bracket else "")
 

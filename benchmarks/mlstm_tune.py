@@ -1,11 +1,13 @@
-"""Blocks of the sequence kernels: which of them are right on this GPU, and how long each kernel takes with them.
+"""Blocks of the sequence kernels: which of them are right on this GPU, and how long each kernel takes with
+them.
 
     python -m benchmarks.mlstm_tune --json blocks.json --kernels outputs gradients --shapes 16h-128/256-S8192
 
-Each candidate differs from the first configuration of `kernels.mlstm.sequence_configs` in one kernel. It is first
-tried on a random problem in a process of its own, as many at a time as there are processors: compilation is most of
-the work. Then each kernel is timed alone, in one process a kernel, with the candidates that were right. What is found
-here is entered in the table by hand; nothing is chosen by it. The file is written after every row.
+Each candidate differs from the first configuration of `kernels.mlstm.sequence_configs` in one kernel. It is
+first tried on a random problem in a process of its own, as many at a time as there are processors:
+compilation is most of the work. Then each kernel is timed alone, in one process a kernel, with the candidates
+that were right. What is found here is entered in the table by hand; nothing is chosen by it. The file is
+written after every row.
 """
 
 import argparse
@@ -29,7 +31,14 @@ from kernels.mlstm.sequence_configs import HALF, ChunkBlocks, SequenceConfig, Wa
 Row = dict[str, Any]
 KERNELS = ("states", "outputs", "state_gradients", "gradients")
 TILES = ((32, 32), (64, 64), (128, 64), (64, 128), (128, 128))
-CHUNKS = ((64, 128, 64, 3), (64, 128, 64, 2), (64, 128, 128, 1), (64, 256, 64, 2), (64, 64, 64, 3), (32, 128, 64, 3))
+CHUNKS = (
+    (64, 128, 64, 3),
+    (64, 128, 64, 2),
+    (64, 128, 128, 1),
+    (64, 256, 64, 2),
+    (64, 64, 64, 3),
+    (32, 128, 64, 3),
+)
 """rows, columns, reduce, stages"""
 TRY_S = 150.0
 
@@ -106,7 +115,8 @@ def child(mode: str, request: Row, timeout_s: float) -> tuple[list[Row], str]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
         out, why = done.stdout, ""
         if done.returncode:
-            why = f"ends with code {done.returncode}: {(done.stderr.strip().splitlines() or ['no message'])[-1][:160]}"
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            why = f"ends with code {done.returncode}: {last[:160]}"
     except subprocess.TimeoutExpired as late:
         out, why = (late.stdout or b"").decode(), f"no end in {timeout_s:.0f} s"
     return [json.loads(line) for line in out.splitlines() if line.startswith("{")], why
@@ -146,7 +156,9 @@ def run(kernels: list[str], shapes: list[str], path: Path | None, time_limit: fl
                 and tuple(row["widths"]) == (shape.width, shape.value_width) and row.get("error", 1.0) < 2e-2
             ]  # fmt: skip
             request = {"kernel": kernel, "shape": shape.name, "all_blocks": right}
-            found, why = child("time", request, left()) if left() > 5 and right else ([], "no time or none right")
+            found, why = (
+                child("time", request, left()) if left() > 5 and right else ([], "no time or none right")
+            )
             for row in found:
                 keep({"kind": "time", "kernel": kernel, "shape": shape.name, **row})
             if why:
@@ -166,7 +178,9 @@ def markdown(rows: list[Row]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, help="write all rows here")
     parser.add_argument("--kernels", nargs="+", default=list(KERNELS), choices=KERNELS)
     parser.add_argument("--shapes", nargs="+", default=["16h-128/256-S8192"], help="parts of names of shapes")

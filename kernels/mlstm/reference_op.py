@@ -1,8 +1,8 @@
 """The reference as one node of a graph, for `torch.compile`.
 
-Its layout of chunks is plain Python that depends on the length, so a compiler would trace it anew for every length, or
-refuse. As an operator it is opaque: one graph for all batches and lengths. The backward pass runs the forward pass
-again, and so costs more time than the reference outside a graph, and less memory.
+Its layout of chunks is plain Python that depends on the length, so a compiler would trace it anew for every
+length, or refuse. As an operator it is opaque: one graph for all batches and lengths. The backward pass runs
+the forward pass again, and so costs more time than the reference outside a graph, and less memory.
 """
 
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,5 @@
-"""The mLSTM cell over whole sequences: the public operator, its registration with torch, and the choice of backend."""
+"""The mLSTM cell over whole sequences: the public operator, its registration with torch, and the choice of
+backend."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,16 +32,19 @@ def mlstm(
 ) -> Tensor | tuple[Tensor, State]:
     """The mLSTM cell (arXiv:2405.04517, eqs. 19 to 27) over a sequence, differentiable once.
 
-    q, k (B, S, H, K); v (B, S, H, V); i, f (B, S, H) before their activations, best in float32. h (B, S, H, V) has the
-    dtype of v; q carries 1 / sqrt(K). Any strides will do as long as channels are contiguous; nothing is copied.
+    q, k (B, S, H, K); v (B, S, H, V); i, f (B, S, H) before their activations, best in float32. h (B, S, H,
+    V) has the dtype of v; q carries 1 / sqrt(K). Any strides will do as long as channels are contiguous;
+    nothing is copied.
 
-    `initial_state` and the final state are C (B, H, K, V), n (B, H, K), m (B, H) in float32, the physical state being
-    exp(m) times C and n. m is a unit: gradients hold it constant, which is exact for every loss of h and of physical
-    states. `cu_seqlens` (documents + 1) packs documents into one row (B = 1), each with its own state.
+    `initial_state` and the final state are C (B, H, K, V), n (B, H, K), m (B, H) in float32, the physical
+    state being exp(m) times C and n. m is a unit: gradients hold it constant, which is exact for every loss
+    of h and of physical states. `cu_seqlens` (documents + 1) packs documents into one row (B = 1), each with
+    its own state.
 
-    `gate_soft_cap` maps both gates by cap tanh(x / cap) first; `exact_norm=False` leaves the normaliser out of the
-    gradient, as the published kernels do. `chunk_size` is the reference's; the kernels choose their own, and neither
-    changes the function. `backend` as in `kernels.backends`. Under autocast q, k, v take its dtype, gates float32.
+    `gate_soft_cap` maps both gates by cap tanh(x / cap) first; `exact_norm=False` leaves the normaliser out
+    of the gradient, as the published kernels do. `chunk_size` is the reference's; the kernels choose their
+    own, and neither changes the function. `backend` as in `kernels.backends`. Under autocast q, k, v take its
+    dtype, gates float32.
 
     Raises:
         ValueError: shapes, dtypes or options that do not fit, by name.
@@ -55,8 +59,9 @@ def mlstm(
             )
             return (h, (final[0], final[1], final[2])) if return_final_state else h
         return mlstm_reference(
-            q, k, v, i, f, initial_state=initial_state, cu_seqlens=cu_seqlens, return_final_state=return_final_state,
-            eps=eps, gate_soft_cap=gate_soft_cap, input_gate=input_gate, exact_norm=exact_norm, chunk_size=chunk_size,
+            q, k, v, i, f, initial_state=initial_state, cu_seqlens=cu_seqlens,
+            return_final_state=return_final_state, eps=eps, gate_soft_cap=gate_soft_cap,
+            input_gate=input_gate, exact_norm=exact_norm, chunk_size=chunk_size,
         )  # fmt: skip
     _check(q, k, v, i, f, initial_state, cu_seqlens)
     C0, n0, m0 = (part.float() for part in initial_state) if initial_state else (None, None, None)
@@ -159,7 +164,8 @@ def _backward(
         *gradients, dC0, dn0 = backward(
             dh, d_final, q, k, v, i, f, h, has_initial, cu_seqlens, saved, options,
             checked_config(
-                q, v, packed=cu_seqlens is not None, starts=has_initial, ends=want_state, exact_norm=exact_norm
+                q, v, packed=cu_seqlens is not None, starts=has_initial, ends=want_state,
+                exact_norm=exact_norm,
             ),
         )  # fmt: skip
     empty = q.new_empty(0, dtype=torch.float32)

@@ -1,11 +1,12 @@
-"""Which configuration of the sequence kernels may be used here: the first that has given the right numbers here.
+"""Which configuration of the sequence kernels may be used here: the first that has given the right numbers
+here.
 
-A Triton that the configurations were not written for may abort the process that compiles one, compile it to what
-kills the device context, or miscompile it without a word. So a configuration is tried in a process of its own, on a
-random problem of the kind that is asked for (dtype, widths, packed documents, states, exact normaliser), forward and
-backward, against the reference in float64, several times with equal bits. The verdict is kept in memory, and on disk
-beside Triton's cache for the same kernels, compiler and device. A configuration that fails is reported and the next
-is tried; when none is left, that is an error.
+A Triton that the configurations were not written for may abort the process that compiles one, compile it to
+what kills the device context, or miscompile it without a word. So a configuration is tried in a process of
+its own, on a random problem of the kind that is asked for (dtype, widths, packed documents, states, exact
+normaliser), forward and backward, against the reference in float64, several times with equal bits. The
+verdict is kept in memory, and on disk beside Triton's cache for the same kernels, compiler and device. A
+configuration that fails is reported and the next is tried; when none is left, that is an error.
 
     python -m kernels.mlstm.sequence_check '{"config": "half-32x32", "dtype": "bfloat16", ...}'
 
@@ -90,7 +91,7 @@ def checked_config(
 
 
 def verdicts() -> dict[str, float]:
-    """What this process relies on or has refused, and the largest error of each; infinite where it did not run."""
+    """What this process uses or has refused, and the largest error of each; infinite where it did not run."""
     return {f"{trial} on {device}": error for (trial, device), error in _verdicts.items()}
 
 
@@ -173,7 +174,8 @@ def problem_error(
     length: int = 450,
     repeats: int = REPEATS,
 ) -> float:
-    """Largest relative error of h, states and gradients; infinite if any is not finite or changes between runs.
+    """Largest relative error of h, states and gradients; infinite if any is not finite or changes between
+    runs.
 
     `config`, if it is not in the table. Every sequence is cut into two segments, and its length has a tail.
     """
@@ -227,9 +229,7 @@ def _ours(
 
     q, k, v, i, f, dh, dC, dn = inputs
     options = Options(eps=1e-6, gate_soft_cap=15.0, sigmoid=False, exact_norm=trial.exact_norm)
-    h, (C, n, m), saved = forward(
-        q, k, v, i, f, initial, cu_seqlens, trial.ends, options, config, cut=2
-    )
+    h, (C, n, m), saved = forward(q, k, v, i, f, initial, cu_seqlens, trial.ends, options, config, cut=2)
     d_final = (dC, dn) if trial.ends else None
     *gradients, dC0, dn0 = backward(
         dh, d_final, q, k, v, i, f, h, trial.starts, cu_seqlens, saved, options, config, cut=2
@@ -237,9 +237,7 @@ def _ours(
     return [x for x in (h, m, C, n, *gradients, dC0, dn0) if x is not None]
 
 
-def _expected(
-    trial: Trial, inputs: Inputs, initial: State | None, cu_seqlens: Tensor | None
-) -> list[Tensor]:
+def _expected(trial: Trial, inputs: Inputs, initial: State | None, cu_seqlens: Tensor | None) -> list[Tensor]:
     with torch.enable_grad():
         leaves = [x.double().requires_grad_() for x in inputs[:5]]
         state: State | None = None
@@ -248,8 +246,8 @@ def _expected(
             state = C0.requires_grad_(), n0.requires_grad_(), m0
             leaves += [C0, n0]
         h, (C, n, m) = mlstm_reference(
-            *leaves[:5], initial_state=state, cu_seqlens=cu_seqlens, return_final_state=True, gate_soft_cap=15.0,
-            exact_norm=trial.exact_norm,
+            *leaves[:5], initial_state=state, cu_seqlens=cu_seqlens, return_final_state=True,
+            gate_soft_cap=15.0, exact_norm=trial.exact_norm,
         )  # fmt: skip
         outputs = [(h, inputs[5])] + ([(C, inputs[6]), (n, inputs[7])] if trial.ends else [])
         grads = torch.autograd.grad([y for y, _ in outputs], leaves, [dy.double() for _, dy in outputs])

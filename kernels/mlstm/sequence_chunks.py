@@ -1,16 +1,17 @@
 # mypy: disable-error-code="no-untyped-def"
 """What is parallel over chunks: h, and the gradients of q, k and v.
 
-All four are one form, with the chunk's tokens as rows of A, B and X, W their L x L weights, and Z the state at a
-boundary:
+All four are one form, with the chunk's tokens as rows of A, B and X, W their L x L weights, and Z the state
+at a boundary:
 
     (A B^T * W) X  +  rows of (A Z), weighted        h: A, B, X, Z = q, k, v, C             dv: k, q, dh, dC
                                                     dq: dh, v, k, C^T                      dk: v, dh, q, dC^T
 
-so one loop over the shared width of A, B and Z feeds both products, and a transposed L x L matrix is a second product
-of the operands in the other order, never the transpose of an accumulator (which Triton 3.4 to 3.7.0 miscompiled).
-A program owns BM tokens and BD columns of one result for one chunk and head; it takes first the BM x BM block of W on
-the diagonal, together with Z, then the blocks beside it: earlier ones for h and dq, later ones for dk and dv.
+so one loop over the shared width of A, B and Z feeds both products, and a transposed L x L matrix is a second
+product of the operands in the other order, never the transpose of an accumulator (which Triton 3.4 to 3.7.0
+miscompiled). A program owns BM tokens and BD columns of one result for one chunk and head; it takes first the
+BM x BM block of W on the diagonal, together with Z, then the blocks beside it: earlier ones for h and dq,
+later ones for dk and dv.
 """
 
 import triton
@@ -85,7 +86,7 @@ def outputs_kernel(
     BM: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr,
     VARLEN: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """h (B, S, H, V), and of its norm (2, chunks, H, L): 1 / norm and d norm / d(q n), a sign or 0. Both 0 in padding."""
+    """h (B, S, H, V); norms (2, chunks, H, L): 1 / norm and d norm / d(q n), a sign or 0; in padding 0."""
     slices: tl.constexpr = VP // BD
     tiles: tl.constexpr = slices * (L // BM)
     pid = tl.program_id(0)
@@ -144,7 +145,8 @@ def _sum_slices(ptr, stride, SLICES: tl.constexpr):
 
 @triton.jit
 def _score_gradients(
-    scores, inverse_norm, dr_ptr, t, weights, plane, QUERY: tl.constexpr, SLICES: tl.constexpr, EXACT: tl.constexpr
+    scores, inverse_norm, dr_ptr, t, weights, plane,
+    QUERY: tl.constexpr, SLICES: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """(dh v / norm + dr) W, without the factor 1 / sqrt(K); queries along axis QUERY."""
     scores *= tl.expand_dims(inverse_norm, 1 - QUERY)
@@ -221,7 +223,9 @@ def _key_gradient(
     for n0 in range(m0 + BM, tl.minimum(length, L), BM):
         column = n0 + tl.arange(0, BM)
         scores = _product(v_ptr, v_st, row, g_ptr, g_st, column, length, V, BM, BR, PRECISION)
-        weights = _weights(x[:, None], tl.load(rows_ptr + plane + column)[None, :], column[None, :], row[:, None])
+        weights = _weights(
+            x[:, None], tl.load(rows_ptr + plane + column)[None, :], column[None, :], row[:, None]
+        )
         inverse_norm = tl.load(norms_ptr + column)
         scores = _score_gradients(scores, inverse_norm, dr_ptr, column, weights, plane, 1, SLICES, EXACT)
         q = _tokens(q_ptr, column, q_st, d, length, K, K % BD == 0)
@@ -253,7 +257,9 @@ def _value_gradient(
     for n0 in range(m0 + BM, tl.minimum(length, L), BM):
         column = n0 + tl.arange(0, BM)
         scores = _product(k_ptr, k_st, row, q_ptr, q_st, column, length, K, BM, BR, PRECISION)
-        scores *= _weights(x[:, None], tl.load(rows_ptr + plane + column)[None, :], column[None, :], row[:, None])
+        scores *= _weights(
+            x[:, None], tl.load(rows_ptr + plane + column)[None, :], column[None, :], row[:, None]
+        )
         scores *= tl.load(norms_ptr + column)[None, :]
         g = _tokens(g_ptr, column, g_st, d, length, V, V % BD == 0)
         dv = tl.dot(scores.to(g.dtype), g, dv, input_precision=PRECISION)
@@ -266,7 +272,7 @@ def _end_product(
     KP: tl.constexpr, VP: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr, SLICES: tl.constexpr,
     WITH_DN: tl.constexpr,
 ):  # fmt: skip
-    """A slice's share of <C, dC> + <n, dn>, of the state at the start of a chunk and the gradient at its end."""
+    """A slice's share of <C, dC> + <n, dn>: a state at the start of a chunk, a gradient at its end."""
     d_v = v0 + tl.arange(0, BD)
     total = tl.zeros([BK], tl.float32)
     for k0 in range(0, KP, BK):
@@ -288,12 +294,12 @@ def gradients_kernel(
     SLICES: tl.constexpr, EXACT: tl.constexpr, WITH_DN: tl.constexpr,
     VARLEN: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dq, dk, dv and what the gates need of the states: programs of four kinds side by side, so that they find each
-    other's operands in the L2 cache.
+    """dq, dk, dv and what the gates need of the states: programs of four kinds side by side, so that they
+    find each other's operands in the L2 cache.
 
-    dots (4, slices of K, chunks, H, L): shares of q dq and of k dk, both without what a token reads of itself; that;
-    the part of k dk that comes through the state. ends (slices of V, chunks, H): of
-    the gradient of the decay of what was there before the chunk. SLICES: of V, in dr and dn.
+    dots (4, slices of K, chunks, H, L): shares of q dq and of k dk, both without what a token reads of
+    itself; that; the part of k dk that comes through the state. ends (slices of V, chunks, H): of the
+    gradient of the decay of what was there before the chunk. SLICES: of V, in dr and dn.
     """
     k_slices: tl.constexpr = KP // BDK
     v_slices: tl.constexpr = VP // BDV
@@ -338,12 +344,14 @@ def gradients_kernel(
         _key_gradient(
             q_ptr, k_ptr, v_ptr, g_ptr, q_st, k_st, v_st, g_st, rows_ptr, norms_ptr, dr_ptr,
             dC_ptr + (kind - k_slices) * BDK * VP, dn_ptr,
-            dk_ptr + out * K, H * K, dots_ptr, k_slices, (kind - k_slices) * BDK + tl.arange(0, BDK), m0, length, plane, scale,
+            dk_ptr + out * K, H * K, dots_ptr, k_slices, (kind - k_slices) * BDK + tl.arange(0, BDK),
+            m0, length, plane, scale,
             K, V, KP, VP, L, BM, BRV, BDK, SLICES, EXACT, WITH_DN, PRECISION,
         )  # fmt: skip
     else:
         _value_gradient(
             q_ptr, k_ptr, g_ptr, q_st, k_st, g_st, rows_ptr, norms_ptr, dC_ptr + (kind - 2 * k_slices) * BDV,
-            dv_ptr + out * V, H * V, (kind - 2 * k_slices) * BDV + tl.arange(0, BDV), m0, length, plane, scale,
+            dv_ptr + out * V, H * V, (kind - 2 * k_slices) * BDV + tl.arange(0, BDV),
+            m0, length, plane, scale,
             K, V, VP, L, BM, BRK, BDV, PRECISION,
         )  # fmt: skip

@@ -1,10 +1,11 @@
 """Block sizes of the sequence kernels: a short table and a rule, nothing tuned at run time.
 
-What may be chosen is in the table, in the order in which it is tried, and nothing in it is used before it has given
-the right numbers on the machine at hand (`sequence_check`): a new Triton may miscompile what an older one did not.
+What may be chosen is in the table, in the order in which it is tried, and nothing in it is used before it has
+given the right numbers on the machine at hand (`sequence_check`): a new Triton may miscompile what an older
+one did not.
 
-All have 4 warps: with 8, two groups of warps share the operands of a product, and a Triton before 3.8 may let the
-first that is done overwrite what the second still reads (triton-lang/triton, issue 11047).
+All have 4 warps: with 8, two groups of warps share the operands of a product, and a Triton before 3.8 may let
+the first that is done overwrite what the second still reads (triton-lang/triton, issue 11047).
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ import torch
 WARPS = 4
 
 BUSY = 2
-"""Programs for each multiprocessor that a walk over the chunks should have, by cutting sequences into segments."""
+"""Programs for each multiprocessor that a walk over the chunks should have, by cutting sequences into
+segments."""
 
 SHORTEST = 4
 """Chunks of a segment, at least."""
@@ -106,7 +108,8 @@ def candidates(dtype: torch.dtype) -> tuple[SequenceConfig, ...]:
 
 
 def block_width(width: int, limit: int) -> int:
-    """Block for `width` channels: the largest power of 2 that divides them, unless that is small; at least 16."""
+    """Block for `width` channels: the largest power of 2 that divides them, unless that is small; at least
+    16."""
     block = limit
     while block > 64 and width % block:
         block //= 2
@@ -120,6 +123,6 @@ def padded_width(width: int, config: SequenceConfig) -> int:
 
 
 def segments(programs: int, chunks: int, processors: int) -> int:
-    """Into how many segments to cut sequences of `chunks` chunks, given the programs of a walk over whole ones."""
+    """Into how many to cut sequences of `chunks` chunks; `programs`: of a walk over whole ones."""
     wanted = -(-BUSY * processors // programs)
     return max(1, min(wanted, chunks // SHORTEST))

@@ -1,16 +1,18 @@
 # mypy: disable-error-code="no-untyped-def"
 """Gates of the sequence kernels: once per token and head, before and after all the matrix products.
 
-The scale m depends on the gates only, by a max-plus scan. With b the running sum of the log forget gates within a chunk
-and x = i - b, M the scale before the chunk and w_t = max(M, max_{j<=t} x_j):
+The scale m depends on the gates only, by a max-plus scan. With b the running sum of the log forget gates
+within a chunk and x = i - b, M the scale before the chunk and w_t = max(M, max_{j<=t} x_j):
 
-    m_t = b_t + w_t      weight of token j for token t: exp(x_j - w_t)      of the state before the chunk: exp(M - w_t)
+    m_t = b_t + w_t      weight of token j for token t: exp(x_j - w_t)      of the state before the chunk:
+    exp(M - w_t)
 
-so no kernel ever rescales an accumulator online. Exponents are in units of log 2 (the kernels use exp2) and sums are in
-float64: b reaches thousands within a chunk while only differences matter, and 24 bits do not hold both. There are few
-gates; their arithmetic is free.
+so no kernel ever rescales an accumulator online. Exponents are in units of log 2 (the kernels use exp2) and
+sums are in float64: b reaches thousands within a chunk while only differences matter, and 24 bits do not hold
+both. There are few gates; their arithmetic is free.
 
-Three kernels: `bounds_kernel` reduces every chunk, `scan_kernel` runs through a sequence, `rows_kernel` writes
+Three kernels: `bounds_kernel` reduces every chunk, `scan_kernel` runs through a sequence, `rows_kernel`
+writes
 
 rows (ROWS, chunks, H, L), what a token is in its chunk:
     x; w; the weight of the state before the chunk; the weight in the state at its end; exp(-m)
@@ -29,10 +31,10 @@ NOTHING = tl.constexpr(float("-inf"))
 
 @triton.jit
 def chunk_span(chunk, cu_ptr, first_ptr, owner_ptr, S, NC, L: tl.constexpr, VARLEN: tl.constexpr):
-    """Batch row, sequence, first token of a chunk, and tokens from there to the end of the sequence (0 or less: none)."""
+    """Batch row, sequence, first token of a chunk, tokens from there to its end (0 or less: none)."""
     if VARLEN:
-        # Documents are packed in one row. The host cannot know how many chunks they make without waiting for the
-        # device, so there may be a few too many: those belong to no document.
+        # Documents are packed in one row. The host cannot know how many chunks they make without waiting for
+        # the device, so there may be a few too many: those belong to no document.
         batch = chunk * 0
         sequence = tl.load(owner_ptr + chunk)
         offset = (chunk - tl.load(first_ptr + sequence)) * L
@@ -102,7 +104,8 @@ def _log_gates(
 
 @triton.jit(do_not_specialize=["i_sb", "f_sb", "S", "NC", "CH", "H"])
 def bounds_kernel(
-    i_ptr, f_ptr, bounds_ptr, cu_ptr, first_ptr, owner_ptr, i_sb, i_st, i_sh, f_sb, f_st, f_sh, S, NC, CH, H, cap,
+    i_ptr, f_ptr, bounds_ptr, cu_ptr, first_ptr, owner_ptr,
+    i_sb, i_st, i_sh, f_sb, f_st, f_sh, S, NC, CH, H, cap,
     L: tl.constexpr, HAS_CAP: tl.constexpr, SIGMOID: tl.constexpr, VARLEN: tl.constexpr,
 ):  # fmt: skip
     """One program a chunk and head: sum of log forget gates, and M at its end if nothing came before it.
@@ -115,7 +118,22 @@ def bounds_kernel(
         return
     t = tl.arange(0, L)
     i, f = _log_gates(
-        i_ptr, f_ptr, batch, start, pid % H, t, length, i_sb, i_st, i_sh, f_sb, f_st, f_sh, cap, HAS_CAP, SIGMOID
+        i_ptr,
+        f_ptr,
+        batch,
+        start,
+        pid % H,
+        t,
+        length,
+        i_sb,
+        i_st,
+        i_sh,
+        f_sb,
+        f_st,
+        f_sh,
+        cap,
+        HAS_CAP,
+        SIGMOID,
     )
     g = tl.sum(f, 0)
     tl.store(bounds_ptr + pid, g.to(tl.float32))
@@ -158,7 +176,8 @@ def scan_kernel(
 
 @triton.jit(do_not_specialize=["i_sb", "f_sb", "S", "NC", "CH", "H"])
 def rows_kernel(
-    i_ptr, f_ptr, rows_ptr, bounds_ptr, cu_ptr, first_ptr, owner_ptr, i_sb, i_st, i_sh, f_sb, f_st, f_sh, S, NC, CH, H, cap,
+    i_ptr, f_ptr, rows_ptr, bounds_ptr, cu_ptr, first_ptr, owner_ptr,
+    i_sb, i_st, i_sh, f_sb, f_st, f_sh, S, NC, CH, H, cap,
     L: tl.constexpr, HAS_CAP: tl.constexpr, SIGMOID: tl.constexpr, VARLEN: tl.constexpr,
 ):  # fmt: skip
     """One program a chunk and head: the rows, and the first of the bounds."""
@@ -171,7 +190,22 @@ def rows_kernel(
     M = tl.load(bounds_ptr + 2 * plane + pid)
     M_end = tl.load(bounds_ptr + 3 * plane + pid)
     i, f = _log_gates(
-        i_ptr, f_ptr, batch, start, pid % H, t, length, i_sb, i_st, i_sh, f_sb, f_st, f_sh, cap, HAS_CAP, SIGMOID
+        i_ptr,
+        f_ptr,
+        batch,
+        start,
+        pid % H,
+        t,
+        length,
+        i_sb,
+        i_st,
+        i_sh,
+        f_sb,
+        f_st,
+        f_sh,
+        cap,
+        HAS_CAP,
+        SIGMOID,
     )
     g = tl.sum(f, 0)
     b = tl.cumsum(f, 0)
@@ -197,14 +231,15 @@ def gate_gradients_kernel(
 ):  # fmt: skip
     """One program a chunk and head: the gradients of the pre-activations i and f, (B, S, H) each.
 
-    The log input gate of a token scales its key, so its gradient is k dk. The log forget gate of a token t scales all
-    that tokens from t on read of earlier ones, and what earlier ones leave in the state at the end of the chunk. The
-    first, because what stays among the later ones cancels, is the sum over s >= t of q dq - k dk within the chunk; the
-    second the sum over s < t of the k dk that come through that state, and of what was there before the chunk.
+    The log input gate of a token scales its key, so its gradient is k dk. The log forget gate of a token t
+    scales all that tokens from t on read of earlier ones, and what earlier ones leave in the state at the end
+    of the chunk. The first, because what stays among the later ones cancels, is the sum over s >= t of q dq -
+    k dk within the chunk; the second the sum over s < t of the k dk that come through that state, and of what
+    was there before the chunk.
 
-    Ending at the chunk keeps the sums short: one over the whole sequence gathers rounding errors that grow with its
-    length. And no large term stands in both parts: what a token reads of itself, or leaves in the state at once, would
-    hide what a closed forget gate lets through.
+    Ending at the chunk keeps the sums short: one over the whole sequence gathers rounding errors that grow
+    with its length. And no large term stands in both parts: what a token reads of itself, or leaves in the
+    state at once, would hide what a closed forget gate lets through.
     """
     pid = tl.program_id(0)
     chunk, head = pid // H, pid % H

@@ -45,9 +45,7 @@ class Problem:
     ) -> "Problem":
         shape = Shape.of(q, v, cu_seqlens, config)
         documents = Documents.of(cu_seqlens, shape, config, q.device)
-        return cls(
-            q=q, k=k, v=v, i=i, f=f, shape=shape, documents=documents, options=options, config=config
-        )
+        return cls(q=q, k=k, v=v, i=i, f=f, shape=shape, documents=documents, options=options, config=config)
 
     @property
     def scale(self) -> float:
@@ -88,9 +86,7 @@ class Walk(NamedTuple):
     @classmethod
     def of(cls, problem: Problem, blocks: WalkBlocks, unused: Tensor, cut: int | None) -> "Walk":
         shape = problem.shape
-        BK, BV = (
-            block_width(width, limit) for width, limit in zip(shape.padded, blocks.tile, strict=True)
-        )
+        BK, BV = (block_width(width, limit) for width, limit in zip(shape.padded, blocks.tile, strict=True))
         slices, rows = shape.padded[1] // BV, shape.sequences * shape.heads
         programs = rows * (shape.padded[0] // BK) * slices
         if cut is None:
@@ -136,7 +132,7 @@ def forward(
     config: SequenceConfig,
     cut: int | None = None,
 ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor], Saved]:
-    """h, the final C, n (None unless wanted) and m, and what `backward` needs. `cut`: segments, if not by rule."""
+    """h, the final C, n (None unless wanted) and m, and what `backward` needs. `cut`: so many segments."""
     problem = Problem.of(q, k, v, i, f, cu_seqlens, options, config)
     saved = problem.shape.saved(q, config)
     m1 = launch_gates(problem, saved, initial[2] if initial else None)
@@ -199,8 +195,9 @@ def launch_states(
     walk = Walk.of(problem, blocks, saved.bounds, cut)
     for totals in walk.launches:
         states_kernel[(walk.programs,)](
-            k, v, saved.rows, saved.bounds, saved.C, saved.n, C0, n0, C1, n1, *walk.sums, *problem.documents[:2],
-            *_strides(k), *_strides(v), *shape.sizes, walk.segments, **problem.products(k, v),
+            k, v, saved.rows, saved.bounds, saved.C, saved.n, C0, n0, C1, n1, *walk.sums,
+            *problem.documents[:2], *_strides(k), *_strides(v), *shape.sizes, walk.segments,
+            **problem.products(k, v),
             BK=walk.tile[0], BV=walk.tile[1], BT=blocks.tokens, TOTALS=totals,
             HAS_START=C0 is not None, HAS_END=want_state, num_stages=blocks.stages,
         )  # fmt: skip
@@ -249,7 +246,8 @@ def launch_state_gradients(
         state_gradients_kernel[(walk.programs,)](
             q, dh, h, saved.rows, saved.bounds, saved.norms,
             dC, dn, dr, dC1, dn1, dC0, dn0, *walk.sums, *problem.documents[:2],
-            *_strides(q), *_strides(dh), *shape.sizes, walk.segments, problem.scale, **problem.products(q, dh),
+            *_strides(q), *_strides(dh), *shape.sizes, walk.segments, problem.scale,
+            **problem.products(q, dh),
             BK=walk.tile[0], BV=walk.tile[1], BT=blocks.tokens, TOTALS=totals,
             EXACT=exact, HAS_START=has_initial, HAS_END=d_final is not None, num_stages=blocks.stages,
         )  # fmt: skip
@@ -298,7 +296,7 @@ def _strides(x: Tensor) -> tuple[int, int, int]:
 
 
 def _alignment(*tensors: Tensor) -> int:
-    """16 elements where every batch stride is a multiple of it: a promise that does not change with batch or length."""
+    """16 elements where every batch stride is a multiple of it: so for all batches and lengths."""
     aligned = all(x.stride(1) % 16 == 0 and _strides(x)[0] % 16 == 0 for x in tensors)
     return 16 if aligned else 1
 

@@ -1,4 +1,5 @@
-"""What the sequence kernels are launched on: sizes, packed documents, and what goes from one pass to the other."""
+"""What the sequence kernels are launched on: sizes, packed documents, and what goes from one pass to the
+other."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -101,7 +102,7 @@ class Shape:
 
 
 class Documents(NamedTuple):
-    """Packed documents on the device: bounds (documents + 2), first chunk (documents + 1), document of each chunk."""
+    """Packed documents: bounds (documents + 2), first chunk (documents + 1), document of each chunk."""
 
     cu: Tensor | None
     first: Tensor | None

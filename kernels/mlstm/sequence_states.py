@@ -1,19 +1,20 @@
 # mypy: disable-error-code="no-untyped-def"
 """The states at chunk boundaries: the only part of the sequence that must be computed in order.
 
-One program owns a tile (BK, BV) of C for one sequence and head, keeps it in float32 registers and walks over the
-chunks, forward for C and n, backward for their gradients. It stores each boundary once, in the dtype of the products
-that read it; all else (`sequence_chunks`) is then parallel over chunks. A chunk is taken in blocks of BT tokens, and
-the one number a step needs that no pipeline can prefetch, the decay of a chunk, is loaded a step ahead.
+One program owns a tile (BK, BV) of C for one sequence and head, keeps it in float32 registers and walks over
+the chunks, forward for C and n, backward for their gradients. It stores each boundary once, in the dtype of
+the products that read it; all else (`sequence_chunks`) is then parallel over chunks. A chunk is taken in
+blocks of BT tokens, and the one number a step needs that no pipeline can prefetch, the decay of a chunk, is
+loaded a step ahead.
 
-Few sequences and heads would leave most of the GPU idle in a long walk. So a sequence may be cut into segments: a
-first launch (TOTALS) walks over each from an empty state and stores what it adds and by how much it decays what came
-before; the second one starts every segment from the sum of those that precede it. Each of both walks takes
-1 / segments of the time, at the price of reading the inputs twice.
+Few sequences and heads would leave most of the GPU idle in a long walk. So a sequence may be cut into
+segments: a first launch (TOTALS) walks over each from an empty state and stores what it adds and by how much
+it decays what came before; the second one starts every segment from the sum of those that precede it. Each of
+both walks takes 1 / segments of the time, at the price of reading the inputs twice.
 
-n is C with values 1, but h divides by q n, so n must not be rounded to 16 bits as C is. It never meets the matrix
-units: it is a float32 sum over the tokens, beside their product. Gradients here lack the factor 1 / sqrt(K), which all
-that read them apply at their end.
+n is C with values 1, but h divides by q n, so n must not be rounded to 16 bits as C is. It never meets the
+matrix units: it is a float32 sum over the tokens, beside their product. Gradients here lack the factor 1 /
+sqrt(K), which all that read them apply at their end.
 """
 
 import triton
@@ -24,7 +25,7 @@ from kernels.mlstm.sequence_gates import sequence_span
 
 @triton.jit
 def _place(pid, segments, H, KP: tl.constexpr, VP: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):
-    """Sequence, head, segment and tile of a program; tiles of one segment are neighbours and share its inputs."""
+    """Sequence, head, segment, tile of a program. Tiles of a segment are neighbours and share its inputs."""
     slices: tl.constexpr = VP // BV
     tiles: tl.constexpr = (KP // BK) * slices
     tile = pid % tiles
@@ -47,7 +48,8 @@ def _resume(
     C, n, s, at, rows, slice_v, n_rows, d_k, d_v, sums_ptr, sums_n_ptr, sums_keep_ptr,
     KP: tl.constexpr, VP: tl.constexpr,
 ):  # fmt: skip
-    """The state after segment s from the one before it. rows: sequences times heads; n_rows: times slices of V."""
+    """The state after segment s from the one before it. rows: sequences times heads; n_rows: times slices of
+    V."""
     keep = tl.load(sums_keep_ptr + s * rows + at)
     there = (s * rows + at).to(tl.int64)
     C = C * keep + tl.load(sums_ptr + (there * KP + d_k[:, None]) * VP + d_v[None, :])
@@ -62,16 +64,18 @@ def states_kernel(
     k_sb, k_st, k_sh, v_sb, v_st, v_sh, S, NC, CH, H, segments,
     K: tl.constexpr, V: tl.constexpr, KP: tl.constexpr, VP: tl.constexpr, L: tl.constexpr,
     BK: tl.constexpr, BV: tl.constexpr, BT: tl.constexpr, TOTALS: tl.constexpr,
-    HAS_START: tl.constexpr, HAS_END: tl.constexpr, VARLEN: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_START: tl.constexpr, HAS_END: tl.constexpr, VARLEN: tl.constexpr,
+    ALIGN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """C (chunks, H, KP, VP) and n (chunks, H, KP) at the start of every chunk; C1, n1 of the sequence's end.
 
-    With TOTALS instead, of every segment but the last: sums (segments, sequences, H, KP, VP), sums_n (segments, 1,
-    sequences, H, KP) and sums_keep (segments, sequences, H), from which the other launch starts its segments.
+    With TOTALS instead, of every segment but the last: sums (segments, sequences, H, KP, VP), sums_n
+    (segments, 1, sequences, H, KP) and sums_keep (segments, sequences, H), from which the other launch starts
+    its segments.
     """
     sequence, head, segment, k0, slice_v = _place(tl.program_id(0), segments, H, KP, VP, BK, BV)
     batch, start, length, first = sequence_span(sequence, cu_ptr, first_ptr, S, NC, VARLEN)
-    begin, end, each, chunks = _segment_span(segment, segments, length, L)
+    begin, end, _, chunks = _segment_span(segment, segments, length, L)
     if (begin >= end) & (segment > 0):
         return
     if TOTALS:  # noqa: SIM102 (a compile-time condition)
@@ -89,9 +93,11 @@ def states_kernel(
     rows = tl.num_programs(0) // ((KP // BK) * (VP // BV)) // segments
     if not TOTALS:
         if HAS_START:
-            C += tl.load(C0_ptr + (at.to(tl.int64) * K + d_k[:, None]) * V + d_v[None, :], mask=k_in & v_in, other=0)
+            C += tl.load(
+                C0_ptr + (at.to(tl.int64) * K + d_k[:, None]) * V + d_v[None, :], mask=k_in & v_in, other=0
+            )
             n += tl.load(n0_ptr + at.to(tl.int64) * K + d_k, mask=d_k < K, other=0)
-        for s in range(0, segment):
+        for s in range(segment):
             C, n = _resume(C, n, s, at, rows, 0, rows, d_k, d_v, sums_ptr, sums_n_ptr, sums_keep_ptr, KP, VP)
     blocks: tl.constexpr = L // BT
     steps = end * blocks
@@ -104,12 +110,16 @@ def states_kernel(
         next_keep = tl.load(bounds_ptr + (first + following).to(tl.int64) * H + head)
         token = start + step * BT
         inside = (step * BT + t < length)[:, None]
-        k = tl.load(k_ptr + token * k_st + t[:, None] * k_st + d_k[None, :], mask=inside & (d_k < K)[None, :], other=0)
+        k = tl.load(
+            k_ptr + token * k_st + t[:, None] * k_st + d_k[None, :], mask=inside & (d_k < K)[None, :], other=0
+        )
         v = tl.load(v_ptr + token * v_st + t[:, None] * v_st + d_v[None, :], mask=inside & v_in, other=0)
         weight = tl.load(rows_ptr + 3 * plane + chunk * L + (step % blocks) * BT + t)
         if step % blocks == 0:
             if not TOTALS:
-                tl.store(C_ptr + (chunk * KP + d_k[:, None]) * VP + d_v[None, :], C.to(C_ptr.dtype.element_ty))
+                tl.store(
+                    C_ptr + (chunk * KP + d_k[:, None]) * VP + d_v[None, :], C.to(C_ptr.dtype.element_ty)
+                )
                 tl.store(n_ptr + chunk * KP + d_k, n, mask=(slice_v == 0) & (d_k < KP))
             C *= keep
             n *= keep
@@ -121,7 +131,7 @@ def states_kernel(
         tl.store(sums_ptr + (there * KP + d_k[:, None]) * VP + d_v[None, :], C)
         tl.store(sums_n_ptr + there * KP + d_k, n, mask=(slice_v == 0) & (d_k < KP))
         tl.store(sums_keep_ptr + there, decay)
-    elif HAS_END:
+    elif HAS_END:  # noqa: SIM102
         if end == chunks:
             tl.store(C1_ptr + (at.to(tl.int64) * K + d_k[:, None]) * V + d_v[None, :], C, mask=k_in & v_in)
             tl.store(n1_ptr + at.to(tl.int64) * K + d_k, n, mask=(d_k < K) & (slice_v == 0))
@@ -140,9 +150,9 @@ def state_gradients_kernel(
 ):  # fmt: skip
     """From g = dh: gradients of the states at the END of every chunk, dC (chunks, H, KP, VP) and dn.
 
-    The products h g, whose sum over V enters dn, are partial sums over the program's slice of V, and everything that
-    is linear in them stays partial: dr (slices, chunks, H, L), dn (slices, chunks, H, KP). With TOTALS instead, of
-    every segment but the first: sums as in `states_kernel`, those of n by slice.
+    The products h g, whose sum over V enters dn, are partial sums over the program's slice of V, and
+    everything that is linear in them stays partial: dr (slices, chunks, H, L), dn (slices, chunks, H, KP).
+    With TOTALS instead, of every segment but the first: sums as in `states_kernel`, those of n by slice.
     """
     sequence, head, segment, k0, slice_v = _place(tl.program_id(0), segments, H, KP, VP, BK, BV)
     batch, start, length, first = sequence_span(sequence, cu_ptr, first_ptr, S, NC, VARLEN)
@@ -171,7 +181,7 @@ def state_gradients_kernel(
             dn1_at = dn1_ptr + at.to(tl.int64) * K + d_k
             dn += tl.load(dn1_at, mask=(d_k < K) & (slice_v == 0), other=0) / scale
         used = tl.cdiv(chunks, each)
-        for back in range(0, used - 1 - segment):
+        for back in range(used - 1 - segment):
             dC, dn = _resume(
                 dC, dn, used - 1 - back, at, rows, slice_v, n_rows, d_k, d_v,
                 sums_ptr, sums_n_ptr, sums_keep_ptr, KP, VP,
@@ -182,7 +192,7 @@ def state_gradients_kernel(
     decay = 1.0
     last = (first + final // blocks).to(tl.int64) * H + head
     next_keep = tl.load(bounds_ptr + last, mask=steps > 0, other=0)
-    for back in range(0, steps):
+    for back in range(steps):
         step = final - back
         chunk = (first + step // blocks).to(tl.int64) * H + head
         keep = next_keep
@@ -191,13 +201,17 @@ def state_gradients_kernel(
         row = chunk * L + (step % blocks) * BT + t
         token = start + step * BT
         inside = (step * BT + t < length)[:, None]
-        q = tl.load(q_ptr + token * q_st + t[:, None] * q_st + d_k[None, :], mask=inside & (d_k < K)[None, :], other=0)
+        q = tl.load(
+            q_ptr + token * q_st + t[:, None] * q_st + d_k[None, :], mask=inside & (d_k < K)[None, :], other=0
+        )
         g = tl.load(g_ptr + token * g_st + t[:, None] * g_st + d_v[None, :], mask=inside & v_in, other=0)
         inverse_norm = tl.load(norms_ptr + row)
         weight = tl.load(rows_ptr + 2 * plane * L + row)
         if step % blocks == blocks - 1:
             if not TOTALS:
-                tl.store(dC_ptr + (chunk * KP + d_k[:, None]) * VP + d_v[None, :], dC.to(dC_ptr.dtype.element_ty))
+                tl.store(
+                    dC_ptr + (chunk * KP + d_k[:, None]) * VP + d_v[None, :], dC.to(dC_ptr.dtype.element_ty)
+                )
                 if EXACT or HAS_END:
                     tl.store(dn_ptr + (slice_v * plane + chunk) * KP + d_k, dn)
             dn *= keep
@@ -218,8 +232,12 @@ def state_gradients_kernel(
         tl.store(sums_ptr + (there * KP + d_k[:, None]) * VP + d_v[None, :], dC)
         tl.store(sums_n_ptr + (segment * n_rows + slice_v * rows + at).to(tl.int64) * KP + d_k, dn)
         tl.store(sums_keep_ptr + there, decay)
-    elif HAS_START:
+    elif HAS_START:  # noqa: SIM102
         if segment == 0:
-            tl.store(dC0_ptr + (at.to(tl.int64) * K + d_k[:, None]) * V + d_v[None, :], dC * scale, mask=k_in & v_in)
+            tl.store(
+                dC0_ptr + (at.to(tl.int64) * K + d_k[:, None]) * V + d_v[None, :],
+                dC * scale,
+                mask=k_in & v_in,
+            )
             dn0_at = dn0_ptr + (slice_v * rows + at).to(tl.int64) * K + d_k
             tl.store(dn0_at, dn * scale, mask=d_k < K)

@@ -91,7 +91,9 @@ def run(
     if ends:
         outputs += [C * unit[..., None, None], n * unit[..., None]]
         entering += [dC, dn]
-    grads = torch.autograd.grad(outputs, leaves + ([C0, n0] if starts else []), entering, materialize_grads=True)
+    grads = torch.autograd.grad(
+        outputs, leaves + ([C0, n0] if starts else []), entering, materialize_grads=True
+    )
     physical = [h, C * unit[..., None, None], n * unit[..., None]]
     return dict(zip(NAMES, [x.detach() for x in (*physical, *grads)], strict=False))
 
@@ -102,7 +104,8 @@ def assert_close(
     tolerance: float | dict[str, float],
     floor: float = 0.0,
 ) -> None:
-    """Relative, in the 2-norm, to the truth, or to `floor` where the truth is smaller: terms of order 1 may cancel."""
+    """Relative, in the 2-norm, to the truth, or to `floor` where the truth is smaller: terms of order 1 may
+    cancel."""
     assert actual.keys() == expected.keys()
     for name, truth in expected.items():
         error = (actual[name].double() - truth.to(actual[name].device)).norm()

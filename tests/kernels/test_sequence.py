@@ -1,7 +1,8 @@
-"""The sequence operator on its Triton kernels, in the interpreter, against the float64 oracle and our reference.
+"""The sequence operator on its Triton kernels, in the interpreter, against the float64 oracle and our
+reference.
 
-Most run with tiny blocks (`tiny`), so that few tokens make several chunks, blocks of a chunk, slices of a head and
-segments of a sequence; the configuration that users get runs as well.
+Most run with tiny blocks (`tiny`), so that few tokens make several chunks, blocks of a chunk, slices of a
+head and segments of a sequence; the configuration that users get runs as well.
 """
 
 from itertools import pairwise
@@ -27,7 +28,8 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs te
 _CHUNKS = ChunkBlocks(rows=16, columns=16, reduce=16, stages=1)
 _WALK = WalkBlocks(tile=(16, 16), tokens=16, stages=1)
 TINY = SequenceConfig(
-    name="tiny", chunk=32, precision="ieee", states=_WALK, state_gradients=_WALK, outputs=_CHUNKS, gradients=_CHUNKS
+    name="tiny", chunk=32, precision="ieee", states=_WALK, state_gradients=_WALK, outputs=_CHUNKS,
+    gradients=_CHUNKS,
 )  # fmt: skip
 EXACT = 1e-5
 """For float32, as KERNELS.md asks."""
@@ -57,7 +59,8 @@ def cut_in(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     ],
 )
 def test_matches_the_oracle(gate: Any, i: float, f: float, exact_norm: bool) -> None:
-    """States in and out, their gradients, and the exact or the detached normaliser: an independent derivation."""
+    """States in and out, their gradients, and the exact or the detached normaliser: an independent
+    derivation."""
     oracle = load_oracle()
     problem = random_problem(1, 39, 1, 16, 20, i=i, f=f)
     ours = run(problem, "triton", input_gate=gate, exact_norm=exact_norm)
@@ -81,7 +84,8 @@ def by_oracle(oracle: ModuleType, problem: Problem, gate: str, exact_norm: bool)
 
 @pytest.mark.parametrize("config", sequence_configs.SINGLE + sequence_configs.HALF, ids=lambda c: c.name)
 def test_what_users_get(monkeypatch: pytest.MonkeyPatch, config: SequenceConfig) -> None:
-    """Blocks of all configurations, in float32: the interpreter multiplies the bits of bfloat16 as integers."""
+    """Blocks of all configurations, in float32: the interpreter multiplies the bits of bfloat16 as
+    integers."""
     monkeypatch.setattr(sequence_configs, "SINGLE", (config,))
     cut_in(monkeypatch, 2)
     problem = random_problem(1, config.chunk + 5, 1, 80, 40, i=-2.0, f=2.0)
@@ -108,7 +112,13 @@ def test_what_users_get(monkeypatch: pytest.MonkeyPatch, config: SequenceConfig)
 @example(1, (3, 2), "exp", None, True, True, 3)
 @example(33, (17, 16), "exp", 2.0, True, False, 2)
 def test_any_length_and_width(
-    length: int, widths: tuple[int, int], gate: Any, cap: float | None, starts: bool, ends: bool, segments: int
+    length: int,
+    widths: tuple[int, int],
+    gate: Any,
+    cap: float | None,
+    starts: bool,
+    ends: bool,
+    segments: int,
 ) -> None:
     problem = random_problem(1, length, 1, *widths)
     options: dict[str, Any] = {
@@ -184,7 +194,8 @@ def test_extreme_gates(bias: float) -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_a_small_normaliser_is_not_rounded() -> None:
-    """q n near zero: a normaliser in 16 bits would leave nothing right of dq, and of h where it exceeds exp(-m)."""
+    """q n near zero: a normaliser in 16 bits would leave nothing right of dq, and of h where it exceeds
+    exp(-m)."""
     problem = random_problem(1, 70, 1, 16, 16, i=4.0)
     problem.inputs[1].sub_(problem.inputs[1].mean(-1, keepdim=True))
     problem.inputs[0].mul_(1e-2).add_(1.0)
@@ -195,7 +206,8 @@ def test_a_small_normaliser_is_not_rounded() -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_views_with_strides_of_their_own() -> None:
-    """Slices of a fused projection, heads-first memory, a broadcast gradient, all inside memory that is not a number."""
+    """Slices of a fused projection, heads-first memory, a broadcast gradient, all inside memory that is not a
+    number."""
     batch, length, heads, width, value_width = 2, 18, 2, 8, 12
     problem = random_problem(batch, length, heads, width, value_width)
     q, k, v, i, f = (x.float() for x in problem.inputs)
@@ -231,7 +243,8 @@ GUARD = 256
 def test_nothing_unwritten_is_read_and_nothing_outside_is_written(
     monkeypatch: pytest.MonkeyPatch, lengths: list[int] | None
 ) -> None:
-    """Every allocation of ours is not-a-number before and after it is filled, but for what the kernels own."""
+    """Every allocation of ours is not-a-number before and after it is filled, but for what the kernels
+    own."""
     problem = random_problem(1, 39, 1, 20, 12, rows=4 if lengths else 1)
     options: dict[str, Any] = {}
     if lengths:
@@ -289,7 +302,8 @@ def test_gradcheck_of_the_reference_backend() -> None:
 
     def function(*x: Tensor) -> tuple[Tensor, ...]:
         h, (C, n, m) = mlstm(  # type: ignore[misc]
-            *x[:5], initial_state=x[5:], return_final_state=True, eps=0.0, gate_soft_cap=4.0, backend="reference"
+            *x[:5], initial_state=x[5:], return_final_state=True, eps=0.0, gate_soft_cap=4.0,
+            backend="reference",
         )  # fmt: skip
         return h, C * m.exp()[..., None, None], n * m.exp()[..., None]
 
@@ -361,7 +375,7 @@ def test_backend_by_argument_and_environment(monkeypatch: pytest.MonkeyPatch) ->
         ({"v": torch.zeros(1, 4, 2, 513)}, "at most 512"),
         ({"v": torch.zeros(1, 4, 2, 8, dtype=torch.float16)}, "q, k, v are torch.float32"),
         ({"input_gate": "relu"}, "input_gate = 'relu'"),
-        ({"initial_state": (torch.zeros(2, 2, 8, 8), torch.zeros(2, 2, 8), torch.zeros(2, 2))}, "initial_state C"),
+        ({"initial_state": tuple(torch.zeros(2, 2, *x) for x in ((8, 8), (8,), ()))}, "initial_state C"),
         ({"cu_seqlens": torch.tensor([0, 2])}, "cu_seqlens must rise from 0 to the 4 tokens"),
     ],
 )  # fmt: skip
@@ -381,7 +395,8 @@ def test_documents_are_one_row() -> None:
 @pytest.mark.parametrize("width", [1, 16, 20, 64, 80, 96, 100, 192, 256, 320, 500, 512])
 @pytest.mark.parametrize("config", sequence_configs.HALF + sequence_configs.SINGLE, ids=lambda c: c.name)
 def test_blocks_divide_what_they_walk_over(config: SequenceConfig, width: int) -> None:
-    """Kernels mask the width of a head, not that of the padded states: those are whole blocks of every kernel."""
+    """Kernels mask the width of a head, not that of the padded states: those are whole blocks of every
+    kernel."""
     padded = sequence_configs.padded_width(width, config)
     assert width <= padded < width + 64
     for blocks in (config.outputs, config.gradients):
@@ -401,7 +416,8 @@ def test_segments_fill_the_gpu_and_are_not_short() -> None:
 
 
 def test_memory_of_a_chunk_needs_no_more_than_the_states(tiny: SequenceConfig) -> None:
-    """What is saved for the backward pass, per chunk and head: the states and a few numbers for each token."""
+    """What is saved for the backward pass, per chunk and head: the states and a few numbers for each
+    token."""
     problem = random_problem(1, 64, 1, 16, 16)
     q, k, v, i, f = (x.float() for x in problem.inputs)
     options = Options(eps=1e-6, gate_soft_cap=None, sigmoid=False)

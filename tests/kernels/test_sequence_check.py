@@ -41,7 +41,7 @@ def test_the_first_that_is_right_is_used(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_none_that_is_right_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sequence_check, "_verdict", lambda trial, device: float("inf"))
-    with pytest.raises(RuntimeError, match='tried single-64, single-32; .* backend="reference"'):
+    with pytest.raises(RuntimeError, match=r'tried single-64, single-32; .* backend="reference"'):
         checked_config(like(16, torch.float32), like(16, torch.float32))
 
 

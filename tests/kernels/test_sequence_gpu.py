@@ -1,7 +1,9 @@
-"""The sequence operator compiled for the GPU at hand: shapes, dtypes, gates, states, documents, sizes, graphs.
+"""The sequence operator compiled for the GPU at hand: shapes, dtypes, gates, states, documents, sizes,
+graphs.
 
-Tolerances are those of KERNELS.md: 1e-5 of float64 in float32 and 1e-2 in half precision, relative in the 2-norm, for
-every output and gradient. Before every run the memory that it will be given is filled with what is not a number.
+Tolerances are those of KERNELS.md: 1e-5 of float64 in float32 and 1e-2 in half precision, relative in the
+2-norm, for every output and gradient. Before every run the memory that it will be given is filled with what
+is not a number.
 """
 
 from functools import partial
@@ -95,7 +97,8 @@ def test_many_programs_and_equal_bits(widths: tuple[int, int]) -> None:
 
 
 def test_sixteen_million_token_heads_and_offsets_beyond_32_bits() -> None:
-    """Rows of one batch that are alike: 4.3 G elements of v. Every row must be the first, and that one right."""
+    """Rows of one batch that are alike: 4.3 G elements of v. Every row must be the first, and that one
+    right."""
     if torch.cuda.get_device_properties(0).total_memory < 75e9:
         pytest.skip("needs 75 GB of GPU memory")
     batch, length, heads, width, value_width = 256, 4096, 16, 16, 256
@@ -117,8 +120,13 @@ def test_strides_of_a_fused_projection_and_heads_first() -> None:
     batch, length, heads, width, value_width = 2, 300, 4, 64, 128
     problem = random_problem(batch, length, heads, width, value_width, dtype=BFLOAT16, device=GPU)
     q, k, v = (x.bfloat16() for x in problem.inputs[:3])
-    fused = torch.full((batch, length, heads * (width + value_width) + 8), float("nan"), dtype=BFLOAT16, device=GPU)
-    views = [part.unflatten(-1, (heads, -1)) for part in fused[..., 8:].split([heads * width, heads * value_width], -1)]
+    fused = torch.full(
+        (batch, length, heads * (width + value_width) + 8), float("nan"), dtype=BFLOAT16, device=GPU
+    )
+    views = [
+        part.unflatten(-1, (heads, -1))
+        for part in fused[..., 8:].split([heads * width, heads * value_width], -1)
+    ]
     views = [views[0].copy_(q), k.transpose(1, 2).contiguous().transpose(1, 2), views[1].copy_(v)]
     gates = [x.float() for x in problem.inputs[3:]]
     h = mlstm(*views, *gates, backend="triton")
