@@ -77,7 +77,7 @@ def elsewhere(job: TrainJob, name: str, **spec_changes: object) -> TrainJob:
 
 
 def weights(job: TrainJob) -> dict[str, torch.Tensor]:
-    return torch.load(job.run_dir / "model.pt")
+    return torch.load(job.run_dir / "model" / "data" / "model.pt")
 
 
 def history(job: TrainJob, run_id: str, key: str) -> list[tuple[int, float]]:
@@ -113,7 +113,7 @@ def test_a_run_is_tracked_with_all_that_determines_it(job: TrainJob, corpus: Cor
     assert tags["isoflop.device"] == "cpu"
     assert tags["isoflop.version.torch"] == torch.__version__
     assert "isoflop.git_revision" in tags
-    assert run.data.metrics.keys() == result.metrics().keys() | {"lr", "grad_norm"}
+    assert run.data.metrics.keys() == result.metrics().keys() | {"optimizer/lr", "optimizer/grad_norm"}
     for name, value in result.metrics().items():
         assert run.data.metrics[name] == value, name
 
@@ -123,7 +123,7 @@ def test_history_result_and_files(job: TrainJob, corpus: Corpus) -> None:
     run_id = result.mlflow_run_id or ""
     assert [step for step, _ in history(job, run_id, "loss")] == [10, 20, STEPS]
     assert [step for step, _ in history(job, run_id, "train_loss")] == [*range(1, STEPS + 1), STEPS]
-    lr = [value for _, value in history(job, run_id, "lr")]
+    lr = [value for _, value in history(job, run_id, "optimizer/lr")]
     assert lr[:4] == pytest.approx([3e-3 * i / 4 for i in range(1, 5)])
     assert result.bpb == pytest.approx(corpus.bits_per_byte(result.loss or 0))
     assert result.epochs == STEPS * 64 / len(corpus.train)
@@ -131,11 +131,11 @@ def test_history_result_and_files(job: TrainJob, corpus: Corpus) -> None:
     progress = json.loads((job.run_dir / "progress.json").read_text())
     assert progress["steps"] == STEPS
     artifacts = {a.path for a in MlflowClient(job.tracking_uri).list_artifacts(run_id)}
-    assert artifacts == {"spec.json", "model.pt"}
+    assert artifacts == {"spec.json", "model"}
     assert sorted(p.name for p in job.run_dir.iterdir()) == [
         ".lock",
         "mlflow_run_id",
-        "model.pt",
+        "model",
         "progress.json",
         "result.json",
         "spec.json",
@@ -208,7 +208,7 @@ def test_an_interrupted_run_goes_on_bit_identically(
     assert resumed.train_loss == uninterrupted.train_loss
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(cut)[name]), name
-    for key in ("loss", "train_loss", "grad_norm", "lr"):
+    for key in ("loss", "train_loss", "optimizer/grad_norm", "optimizer/lr"):
         ids = uninterrupted.mlflow_run_id or "", resumed.mlflow_run_id or ""
         assert history(whole, ids[0], key) == history(cut, ids[1], key), key
     assert not (cut.run_dir / CHECKPOINT).exists()
@@ -265,7 +265,7 @@ def test_a_smaller_micro_batch_gives_the_same_losses(
     """Parts of one sequence, and parts that do not divide the batch of four."""
     whole = train(elsewhere(job, "whole", model=model))
     parts = train(dataclasses.replace(elsewhere(job, "parts", model=model), micro_batch=micro_batch))
-    for key in ("train_loss", "grad_norm", "loss"):
+    for key in ("train_loss", "optimizer/grad_norm", "loss"):
         expected = history(job, whole.mlflow_run_id or "", key)
         found = history(job, parts.mlflow_run_id or "", key)
         assert [step for step, _ in found] == [step for step, _ in expected]
@@ -404,3 +404,31 @@ def test_the_jobs_module_is_light() -> None:
 
     code = "import sys, xlstm.training.job; assert not {'torch', 'lightning', 'mlflow'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_tracked_model_loads_through_mlflow_alone(job: TrainJob, corpus: Corpus) -> None:
+    from mlflow import pyfunc, set_tracking_uri
+
+    result = train(job)
+    set_tracking_uri(job.tracking_uri)
+    loaded = pyfunc.load_model(f"runs:/{result.mlflow_run_id}/model")
+    tokens = torch.tensor(corpus.validation[:16].astype("int64"))[None]
+    model = build_model(job.spec.model)
+    model.load_state_dict(weights(job))
+    with torch.inference_mode():
+        expected = model.eval()(tokens).float().numpy()
+    assert (loaded.predict(tokens.numpy()) == expected).all()
+
+
+def test_the_corpus_and_a_description_stand_in_the_run(job: TrainJob, corpus: Corpus) -> None:
+    run = MlflowClient(job.tracking_uri).get_run(train(job).mlflow_run_id)
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == (corpus.spec().name, corpus.spec().content_hash[:36])
+    assert run.data.tags["mlflow.note.content"].startswith(f"{job.spec.model.arch}, ")
+
+
+def test_the_machine_is_watched(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlstm.training.system_metrics.SAMPLE_EVERY_S", 0.05)
+    metrics = MlflowClient(job.tracking_uri).get_run(train(job).mlflow_run_id).data.metrics
+    assert metrics["system/cpu_utilization_percentage"] >= 0
+    assert metrics["system/system_memory_usage_megabytes"] > 0

@@ -111,8 +111,8 @@ class Monitor(Callback):
             step,
             {
                 "train_loss": statistics.fmean(losses),
-                "grad_norm": statistics.fmean(norms),
-                "lr": self.tracker.learning_rate(step - 1),
+                "optimizer/grad_norm": statistics.fmean(norms),
+                "optimizer/lr": self.tracker.learning_rate(step - 1),
                 "tokens_per_s": self.tokens_per_step / self.step_times[-1],
             },
         )

@@ -1,6 +1,7 @@
 """Kinds of failure of a training, told from what was raised. Light: no torch, MLflow or SQLAlchemy here."""
 
 import errno
+import re
 from collections.abc import Iterator
 from enum import StrEnum
 
@@ -56,7 +57,13 @@ def classify(error: BaseException) -> Failure:
 
 def describe(failure: Failure, reason: str) -> str:
     """One line that begins with the kind: what the tracker, the run table and the display show."""
+    reason = redact(reason)
     return reason if reason.startswith(failure) else f"{failure}: {reason}"
+
+
+def redact(text: str) -> str:
+    """The same without the passwords of addresses, as in postgresql://user:password@host/database."""
+    return re.sub(r"(\w+://[^:/@\s]*):[^@\s]+@", r"\1:***@", text)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

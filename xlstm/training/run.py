@@ -29,7 +29,9 @@ from xlstm.training.failures import Failure, StoppedError, classify, describe
 from xlstm.training.files import write_atomically
 from xlstm.training.job import CHECKPOINT, NO_PROGRESS, RESULT, SPEC, TIME_IS_UP, UNSAID, RunResult, TrainJob
 from xlstm.training.module import TrainingModule
+from xlstm.training.saved import save_model
 from xlstm.training.surroundings import device_name, surroundings
+from xlstm.training.system_metrics import system_metrics
 from xlstm.training.tracking import Tracker, close_dead_attempt, write_spec
 
 PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
@@ -60,7 +62,8 @@ def train(job: TrainJob) -> RunResult:
             torch.set_num_threads(job.threads)
             device = torch.device(job.device)
             tracker = Tracker.start(job, surroundings(job.spec, device, job.threads))
-            result = _fit(job, device, tracker)
+            with system_metrics(tracker.run_id, job.tracking_uri):
+                result = _fit(job, device, tracker)
         except BaseException as error:
             _record_failure(job, tracker, classify(error), one_line(error))
             raise
@@ -244,9 +247,7 @@ def _peak_memory(device: torch.device) -> float:
 def _artifacts(job: TrainJob, module: TrainingModule) -> list[Path]:
     artifacts = [job.run_dir / SPEC]
     if job.keep_final_checkpoint:
-        weights = job.run_dir / "model.pt"
-        torch.save(module.model.state_dict(), weights)
-        artifacts.append(weights)
+        artifacts.append(save_model(module.model, job.spec, job.run_dir))
     return artifacts
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -57,12 +57,14 @@ class Tracker:
             "isoflop.data_hash": job.spec.data.content_hash,
             "isoflop.attempt": str(job.attempt),
             "isoflop.micro_batch": str(job.micro_batch or job.spec.batch_size),
+            "mlflow.note.content": _description(job),
         }
         tags = {**own, **tags, **job.tags}
         run = insist(lambda: client.create_run(experiment_id, run_name=job.run_name, tags=tags))
         write_atomically(job.run_dir / ATTEMPT, run.info.run_id)
         parameters = [Param(key, str(value)) for key, value in flatten(asdict(job.spec)).items()]
         insist(lambda: client.log_batch(run.info.run_id, params=parameters))
+        insist(lambda: client.log_inputs(run.info.run_id, datasets=[_data_set(job)]))
         return cls(job, client, run.info.run_id, experiment_id)
 
     def learning_rate(self, step: int) -> float:
@@ -132,6 +134,24 @@ def insist(call: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
                 raise
         time.sleep(pause)
         pause *= 2
+
+
+def _data_set(job: TrainJob) -> DatasetInput:
+    """The corpus, as MLflow lists it: by its name and the start of its content hash."""
+    data = job.spec.data
+    source = json.dumps({"content_hash": data.content_hash, "tokenizer": data.tokenizer})
+    profile = json.dumps({"train_tokens": job.spec.tokens, "validation_tokens": job.spec.validation_tokens})
+    corpus = Dataset(
+        name=data.name, digest=data.content_hash[:36], source_type="isoflop", source=source, profile=profile
+    )
+    return DatasetInput(corpus, tags=[InputTag("mlflow.data.context", "training")])
+
+
+def _description(job: TrainJob) -> str:
+    """What the run is, in a line of Markdown."""
+    spec, model = job.spec, job.spec.model
+    shape = f"{model.arch}, {model.num_blocks} blocks of width {model.d_model}"
+    return f"{shape}, context {spec.context_length}, {spec.tokens:,} tokens of {spec.data.name}"
 
 
 def flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,61 @@
+"""A trained model as files that this package loads, and MLflow: `pyfunc.load_model("runs:/ID/model")`.
+
+The folder holds MLflow's MLmodel file and `data/` with the run's spec and its weights. Nothing is pickled.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xlstm.models import build_model
+from xlstm.run_spec import RunSpec, canonical_json, run_spec_from_dict
+
+MODEL = "model"
+_DATA, _SPEC, _WEIGHTS = "data", "spec.json", "model.pt"
+
+
+def save_model(model: nn.Module, spec: RunSpec, run_dir: Path) -> Path:
+    """Write `run_dir/model`; its path."""
+    from mlflow import pyfunc
+    from mlflow.models import Model
+
+    folder = run_dir / MODEL
+    (folder / _DATA).mkdir(parents=True, exist_ok=True)
+    torch.save(model.state_dict(), folder / _DATA / _WEIGHTS)
+    (folder / _DATA / _SPEC).write_text(canonical_json(spec) + "\n", encoding="utf-8")
+    description = Model(metadata={"run_key": spec.run_key, "arch": spec.model.arch})
+    pyfunc.add_to_model(description, loader_module=__name__, data=_DATA)
+    description.save(str(folder / "MLmodel"))
+    return folder
+
+
+def load_model(folder: Path, device: str | torch.device = "cpu") -> nn.Module:
+    """The model of a folder that `save_model` wrote, ready to evaluate."""
+    data = folder / _DATA if (folder / _DATA).is_dir() else folder
+    spec = run_spec_from_dict(json.loads((data / _SPEC).read_text(encoding="utf-8")))
+    model = build_model(spec.model)
+    model.load_state_dict(torch.load(data / _WEIGHTS, map_location="cpu", weights_only=True))
+    return model.to(device).eval()
+
+
+class TokenScorer:
+    """What MLflow calls: logits of the next token after each token of rows of one length."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> np.ndarray:
+        """Token ids (rows, T), a table or an array, to logits (rows, T, vocabulary)."""
+        tokens = torch.from_numpy(np.asarray(model_input, dtype=np.int64))
+        with torch.inference_mode():
+            logits: Tensor = self.model(tokens)
+        return logits.float().numpy()
+
+
+def _load_pyfunc(path: str) -> TokenScorer:
+    """MLflow's entry point, by name: `path` is the folder `data`."""
+    return TokenScorer(load_model(Path(path)))
