@@ -13,7 +13,8 @@ from sweeps.gather import finished_runs
 from sweeps.laws.planning import describe_plan_quality
 from sweeps.laws.text import describe_plan
 from sweeps.plan import Plan, make_plan
-from sweeps.spec import SpecError, SweepSpec, Yaml12Loader, json_schema, load_spec, parse_spec
+from sweeps.spec import SpecError, SweepSpec
+from sweeps.spec_files import Yaml12Loader, json_schema, load_spec, parse_spec
 from tasks import tracking
 from tasks.devices import device_kind, machine, runs_at_once
 from tasks.forecast import Pace, makespan, pace
@@ -173,7 +174,7 @@ def _runs_so_far(folder: Path) -> pl.DataFrame | None:
 
 def measured_pace(plan: Plan, state: State) -> Pace:
     """How the runs of a plan that are finished compare with their estimates."""
-    if not state.tracking_db.exists():
+    if not state.is_tracked:
         return pace([])
     took = tracking.wall_times(state)
     return pace((run, took[run.run_key]) for run in plan.runs if run.run_key in took)
@@ -181,4 +182,4 @@ def measured_pace(plan: Plan, state: State) -> Pace:
 
 def finished_keys(state: State) -> set[str]:
     """Run keys that need no training again; none before there is a database."""
-    return set(finished_runs(state.tracking_uri)) if state.tracking_db.exists() else set()
+    return set(finished_runs(state.tracking_uri)) if state.is_tracked else set()

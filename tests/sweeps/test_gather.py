@@ -9,7 +9,7 @@ from mlflow.tracking import MlflowClient
 from sweeps.gather import finished_runs, gather, gather_experiment
 from sweeps.plan import Plan, PlannedRun, make_plan
 from sweeps.run_table import RUN_TABLE_SCHEMA
-from sweeps.spec import parse_spec
+from sweeps.spec_files import parse_spec
 from tests.sweeps.test_plan import DATA
 from tests.sweeps.test_spec import MINIMAL
 

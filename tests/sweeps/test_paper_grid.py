@@ -15,7 +15,8 @@ from sweeps.grid import (
     steps_for,
 )
 from sweeps.plan import make_plan
-from sweeps.spec import Arch, SpecError, SweepSpec, load_spec, parse_spec, pick
+from sweeps.spec import Arch, SpecError, SweepSpec, pick
+from sweeps.spec_files import load_spec, parse_spec
 from tests.sweeps.test_spec import MINIMAL
 from xlstm.accounting import count_parameters, training_flops
 from xlstm.config import ModelConfig

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from sweeps.grid import peak_learning_rate, sizes_around, steps_for
 from sweeps.plan import Plan, make_plan
-from sweeps.spec import LearningRate, SpecError, load_spec, parse_spec
+from sweeps.spec import LearningRate, SpecError
+from sweeps.spec_files import load_spec, parse_spec
 from tests.sweeps.test_spec import MINIMAL
 from xlstm.accounting import count_parameters, training_flops, transformer_config
 from xlstm.run_spec import DataSpec, canonical_json, run_spec_from_dict

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps.spec import PROFILES, SpecError, json_schema, load_spec, parse_spec
+from sweeps.spec import SpecError
+from sweeps.spec_files import PROFILES, json_schema, load_spec, parse_spec
 
 MINIMAL = {
     "name": "tiny",
@@ -98,7 +99,7 @@ def test_unreadable_and_malformed_files_are_named(tmp_path: Path) -> None:
 def test_budgets_in_scientific_notation_are_numbers(mantissa: int, exponent: int, form: str) -> None:
     import yaml
 
-    from sweeps.spec import Yaml12Loader
+    from sweeps.spec_files import Yaml12Loader
 
     text = form.format(mantissa, exponent)
     value = yaml.load(f"budget: {text}", Loader=Yaml12Loader)["budget"]

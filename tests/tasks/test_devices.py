@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from sweeps.plan import PlannedRun, make_plan
-from sweeps.spec import Resources, parse_spec
+from sweeps.spec import Resources
+from sweeps.spec_files import parse_spec
 from tasks.devices import GPU_RUN_HOST_BYTES, Gpu, Machine, cpu_count, gpu_names, machine, need, runs_at_once
 from tasks.errors import UserError
 from xlstm.run_spec import DataSpec

@@ -10,7 +10,7 @@ from mlflow.tracking import MlflowClient
 
 from sweeps.laws import FitError, LawSettings, fit, from_json, prepare
 from sweeps.plan import make_plan
-from sweeps.spec import parse_spec
+from sweeps.spec_files import parse_spec
 from tasks.errors import UserError
 from tasks.fit_runs import fit_source, law_settings
 from tasks.state import State

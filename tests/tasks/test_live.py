@@ -9,7 +9,7 @@ from mlflow.tracking import MlflowClient
 
 from sweeps.laws import LawSettings
 from sweeps.plan import Plan, PlannedRun, make_plan
-from sweeps.spec import parse_spec
+from sweeps.spec_files import parse_spec
 from tasks.live import LivePage, kept_live
 from tasks.progress import ProgressWriter
 from tasks.state import State

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from sweeps.plan import Plan, make_plan
-from sweeps.spec import parse_spec
+from sweeps.spec_files import parse_spec
 from tasks.progress import ProgressWriter, Training, read_progress, read_trainings, time_left_s
 from tasks.state import State
 from xlstm.run_spec import DataSpec
