@@ -156,6 +156,30 @@ def tally(runs: pl.DataFrame) -> Tally:
     return Tally(finished=runs.height - failed.height, failed=failed.height, first_failure=first)
 
 
+def note(sweep: str, description: str, runs: pl.DataFrame, analysis: Analysis) -> str:
+    """A sweep in MLflow's description field: what it is, what it found, where the report is."""
+    lines = [f"- {line}" for line in (str(tally(runs)), *answer(analysis))]
+    head = f"**{sweep}**" + (f": {description}" if description else "")
+    tail = "The report is the artifact `report.html` of the run of this name; the trainings are its children."
+    return "\n".join([head, "", *lines, "", tail])
+
+
+def found(runs: pl.DataFrame, analysis: Analysis) -> dict[str, float]:
+    """What a sweep found as metrics, by architecture and context length: MLflow groups at the slash."""
+    count = tally(runs)
+    metrics = {"runs/finished": float(count.finished), "runs/failed": float(count.failed)}
+    for group in analysis.groups:
+        name = f"{group.arch}-{group.context_length}"
+        last = max(group.optima, key=lambda optimum: optimum.budget, default=None)
+        if last is not None:
+            at = next(optimum for optimum in group.optima if optimum.budget == last.budget)
+            values = {"budget": at.budget, "N": at.N.value, "D": at.D.value, "loss": at.loss.value}
+            metrics |= {f"{name}/optimum_{key}": value for key, value in values.items()}
+        if "N" in group.power_laws:
+            metrics[f"{name}/exponent_N"] = group.power_laws["N"].exponent.value
+    return {key: value for key, value in metrics.items() if np.isfinite(value)}
+
+
 def answer(analysis: Analysis) -> list[str]:
     """The comparisons at the largest budget, a line each, as the flow's artifact shows them."""
     lines = []

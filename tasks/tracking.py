@@ -1,5 +1,6 @@
 """What a sweep asks of MLflow and tells it. The client is imported when first used: it takes two seconds."""
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,7 +13,7 @@ from sweeps.gather import finished_runs
 from tasks.locks import is_held
 from tasks.state import State
 from xlstm.training.failures import Failure
-from xlstm.training.job import last_words
+from xlstm.training.job import ATTEMPT, TrainJob, last_words
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -21,6 +22,8 @@ RUN_KEY = "isoflop.run_key"
 FAILURE = "isoflop.failure"
 ERROR = "isoflop.error"
 REPORT = "isoflop.report"
+PARENT = "mlflow.parentRunId"
+NOTE = "mlflow.note.content"
 
 
 @cache
@@ -106,18 +109,56 @@ def reconcile(state: State) -> list[str]:
     return [run.data.tags[RUN_KEY] for run in left]
 
 
-def log_report(state: State, experiment_id: str, sweep: str, files: list[Path]) -> str:
-    """Put a report and its sources on the sweep's report run, made once; the id of that run."""
+def sweep_run(state: State, experiment_id: str, sweep: str) -> str:
+    """Id of the run that stands for a whole sweep, made once: the parent of its trainings.
+
+    It says FINISHED from the start: nothing runs in it, and a sweep that is cut off could not close it.
+    """
     tracked = client(state.tracking_uri)
-    found = next(_search(state, f"tags.`{REPORT}` = '{sweep}'", [experiment_id]), None)
-    if found is None:
-        run_id = tracked.create_run(experiment_id, tags={REPORT: sweep}, run_name="report").info.run_id
-    else:
-        run_id = found.info.run_id
+    with FileLock(state.lock("mlflow-experiment")):
+        found = next(_search(state, f"tags.`{REPORT}` = '{sweep}'", [experiment_id]), None)
+        if found is not None:
+            return str(found.info.run_id)
+        run_id = str(tracked.create_run(experiment_id, tags={REPORT: sweep}, run_name=sweep).info.run_id)
+        tracked.set_terminated(run_id, "FINISHED")
+        return run_id
+
+
+def close_attempt(job: TrainJob, failure: Failure, error: str) -> None:
+    """Say FAILED for the last attempt of a run whose process is gone and could not say it."""
+    attempt = job.run_dir / ATTEMPT
+    if not attempt.exists():
+        return
+    tracked, run_id = client(job.tracking_uri), attempt.read_text(encoding="utf-8")
+    if tracked.get_run(run_id).info.status == "RUNNING":
+        tracked.set_tag(run_id, FAILURE, failure)
+        tracked.set_tag(run_id, ERROR, error)
+        tracked.set_terminated(run_id, "FAILED")
+
+
+def log_report(
+    state: State,
+    experiment_id: str,
+    sweep: str,
+    files: list[Path],
+    *,
+    note: str = "",
+    metrics: Mapping[str, float] | None = None,
+) -> str:
+    """Put a report and its sources on the sweep's run, with a description (Markdown) and what the sweep
+    found; the id of that run."""
+    from mlflow.entities import Metric, RunTag
+
+    tracked, run_id = client(state.tracking_uri), sweep_run(state, experiment_id, sweep)
     for file in files:
         tracked.log_artifact(run_id, str(file))
-    tracked.set_terminated(run_id, "FINISHED")
-    return str(run_id)
+    now = time.time_ns() // 1_000_000
+    found = [Metric(name, value, now, 0) for name, value in (metrics or {}).items()]
+    tags = [RunTag(NOTE, note)] if note else []
+    tracked.log_batch(run_id, metrics=found, tags=tags)
+    if note:
+        tracked.set_experiment_tag(experiment_id, NOTE, note)
+    return run_id
 
 
 def _nobody_trains(state: State, run_key: str) -> bool:

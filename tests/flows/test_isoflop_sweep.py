@@ -97,6 +97,13 @@ def test_the_report_is_in_mlflow_too(state: State, first: FlowState) -> None:
     (run,) = client.search_runs([experiment.experiment_id], f"tags.`{tracking.REPORT}` = 'tiny'")
     names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     assert names == {"report.html", "analysis.json", "runs.parquet"}
+    children = client.search_runs(
+        [experiment.experiment_id], f"tags.`{tracking.PARENT}` = '{run.info.run_id}'"
+    )
+    assert len(children) >= 11
+    assert run.info.run_name == "tiny"
+    assert run.data.tags[tracking.NOTE].startswith("**tiny**")
+    assert run.data.metrics["runs/finished"] == 11
 
 
 def test_a_repeat_trains_only_what_is_not_finished(state: State, tiny: Path, first: FlowState) -> None:

@@ -9,7 +9,7 @@ import pytest
 from sweeps.laws import LawSettings, to_json
 from sweeps.run_table import complete
 from tasks.errors import UserError
-from tasks.results import fit, save_runs, tally
+from tasks.results import fit, found, note, save_runs, tally
 from tests.reports import synthetic
 
 RUNS = complete(
@@ -88,3 +88,15 @@ def test_fits_from_scratch_are_the_same_bytes(tmp_path: Path) -> None:
     for name in ("analysis.json", "draws.npz"):
         first, second = ((folder / name).read_bytes() for folder in folders)
         assert first == second
+
+
+def test_what_a_sweep_found_in_words_and_metrics(tmp_path: Path) -> None:
+    runs = complete(synthetic.run_table())
+    analysis = synthetic.analysis(synthetic.run_table(), targets=(synthetic.TARGET,))
+    metrics = found(runs, analysis)
+    assert metrics["runs/finished"] == runs.height
+    assert metrics["mlstm-128/optimum_budget"] == synthetic.TARGET
+    assert metrics["mlstm-128/optimum_N"] == pytest.approx(synthetic.optimum("mlstm", synthetic.TARGET)[0])
+    text = note("quick", "a sweep", runs, analysis)
+    assert text.startswith("**quick**: a sweep")
+    assert "36 of 36 runs finished" in text

@@ -62,3 +62,20 @@ def test_reports_of_a_sweep_share_one_run(tracked: State, tmp_path: Path) -> Non
     (stored,) = tracked.artifacts.rglob("report.html")
     assert stored.read_text() == "second"
     assert status(tracked, run_id) == "FINISHED"
+
+
+def test_a_sweep_has_one_run_with_what_it_found(tracked: State, tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    report.write_text("report")
+    experiment = tracking.ensure_experiment(tracked, "tiny")
+    parent = tracking.sweep_run(tracked, experiment, "tiny")
+    logged = tracking.log_report(
+        tracked, experiment, "tiny", [report], note="**tiny**", metrics={"mlstm-64/optimum_N": 1e5}
+    )
+    assert logged == parent == tracking.sweep_run(tracked, experiment, "tiny")
+    run = tracking.client(tracked.tracking_uri).get_run(parent)
+    assert (run.info.run_name, run.info.status) == ("tiny", "FINISHED")
+    assert run.data.tags[tracking.NOTE] == "**tiny**"
+    assert run.data.metrics == {"mlstm-64/optimum_N": 1e5}
+    stored = tracking.client(tracked.tracking_uri).get_experiment(experiment)
+    assert stored.tags[tracking.NOTE] == "**tiny**"
