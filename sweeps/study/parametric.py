@@ -17,6 +17,7 @@ from multiprocessing import get_context
 import numpy as np
 import polars as pl
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 
 from sweeps.laws import LAWS, FitError
 from sweeps.laws.engine import START_TOLERANCE, Estimator, descend, estimator, pose
@@ -126,6 +127,11 @@ def _columns(runs: pl.DataFrame, cell: Cell) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _fit_chain(chain: Sequence[Cell], N: np.ndarray, D: np.ndarray, loss: np.ndarray) -> list[CellFit]:
+    with threadpool_limits(1):  # a 5 x 5 solve on several threads spends its time on waking them
+        return _walk(chain, N, D, loss)
+
+
+def _walk(chain: Sequence[Cell], N: np.ndarray, D: np.ndarray, loss: np.ndarray) -> list[CellFit]:
     fits: list[CellFit] = []
     warm: np.ndarray | None = None
     for cell in sorted(chain, key=lambda cell: -cell.delta):

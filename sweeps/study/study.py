@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import polars as pl
+from threadpoolctl import threadpool_limits
 
 from sweeps.laws.types import ContextLaw
 from sweeps.study.batch import BatchEffect, batch_effects
@@ -94,7 +95,13 @@ def make_study(
 
     Raises `FitError` where the runs lack a column or none is finished.
     """
-    s = settings or StudySettings()
+    with threadpool_limits(1):  # as in the grid: nothing here solves more than a handful of equations
+        return _analysed(runs, inference, settings or StudySettings(), fits)
+
+
+def _analysed(
+    runs: pl.DataFrame, inference: pl.DataFrame, s: StudySettings, fits: Mapping[Cell, CellFit] | None
+) -> Study:
     drawn = {"resamples": s.resamples, "level": s.level, "seed": s.seed}
     table = study_runs(runs)
     curves = fit_curves(table, **drawn)  # type: ignore[arg-type]
