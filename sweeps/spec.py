@@ -225,6 +225,19 @@ class Validation(_Section):
     """Validations a run, the last one after the last step."""
 
 
+class Cluster(_Section):
+    """An engine that trains the runs instead of processes of this machine; see docs/orchestration.md."""
+
+    engine: Literal["ray", "slurm"]
+    address: str | None = None
+    """Of a Ray cluster, as host:6379, or auto for one on this machine; none starts one here for the sweep."""
+    partition: str | None = None
+    account: str | None = None
+    constraint: str | None = None
+    options: dict[str, str | int] = {}
+    """Further options of Slurm's sbatch, as {"qos": "long"}."""
+
+
 class Resources(_Section):
     """What one run gets, and a speed guess for the plan's time estimate."""
 
@@ -243,6 +256,8 @@ class Resources(_Section):
     flops_per_s: Positive = 4e10
     step_overhead_s: Annotated[float, Field(ge=0)] = 0.005
     checkpoint_every_s: Positive = 60.0
+    cluster: Cluster | None = None
+    """None: this machine."""
     keep_final_checkpoint: bool = False
     """Log the final weights of every run as an artifact."""
 

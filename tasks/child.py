@@ -60,7 +60,7 @@ class Child:
     def wait(self, limits: Limits) -> End:
         """Until the process ends, by itself or, at a limit, by what it is sent."""
         deadline = time.monotonic() + limits.timeout_s
-        watch = _Watch(limits)
+        watch = Watch(limits)
         kills = oom_kills()
         while True:
             with suppress(TimeoutError):
@@ -88,7 +88,7 @@ class Child:
         return int(message) if message else None
 
 
-class _Watch:
+class Watch:
     """Tells whether a file was left alone too long, by a clock that stands still while a machine sleeps."""
 
     def __init__(self, limits: Limits) -> None:

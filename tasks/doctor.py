@@ -18,7 +18,7 @@ from tasks.errors import UserError
 from tasks.locks import sweeps_under_way
 from tasks.provenance import git_revision, versions
 from tasks.state import STATE_VERSION, State
-from tasks.tracking_db import integrity_fault, tracking_db_fault
+from tasks.tracking_db import integrity_fault, shared_db_fault, tracking_db_fault
 
 LOW_DISK_GIB = 5
 
@@ -112,6 +112,10 @@ def state_folder(state: State) -> Iterator[Finding]:
 
 def database(state: State) -> Iterator[Finding]:
     """MLflow's file: there, of this version, and whole."""
+    if not state.is_tracked_here:
+        fault = shared_db_fault(state)
+        yield Finding(topic="tracking", text=fault or "PostgreSQL answers", fault=fault is not None)
+        return
     if not state.tracking_db.exists():
         yield Finding(topic="mlflow.db", text="not made yet; isoflop up makes it")
         return
@@ -144,7 +148,7 @@ def trainings(state: State) -> Iterator[Finding]:
     """Sweeps under way, and MLflow runs that say RUNNING though nothing trains them."""
     for name in sweeps_under_way(state):
         yield Finding(topic="sweep", text=f"{name} is under way")
-    if not state.tracking_db.exists() or tracking_db_fault(state) is not None:
+    if not state.is_tracked_here or not state.is_tracked or tracking_db_fault(state) is not None:
         return
     from tasks.tracking import orphans
 

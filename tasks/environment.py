@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from tasks.processes import LOOPBACK
 from tasks.state import State
 
+PREFECT_DATABASE_VARIABLE = "ISOFLOP_PREFECT_DATABASE"
+"""A PostgreSQL for Prefect, postgresql+asyncpg://user:password@host/database; SQLite without it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoints:
@@ -38,10 +41,15 @@ def environment(state: State, endpoints: Endpoints | None = None) -> dict[str, s
         "PREFECT_CLI_PROMPT": "false",
         "DO_NOT_TRACK": "1",
         "MLFLOW_TRACKING_URI": state.tracking_uri,
+        # In the environment and not on the command line, where every user of the machine reads passwords.
+        "MLFLOW_BACKEND_STORE_URI": state.tracking_uri,
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": state.artifact_root,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "GIT_PYTHON_REFRESH": "quiet",
     }
+    if database := os.environ.get(PREFECT_DATABASE_VARIABLE):
+        settings |= {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database}
     if endpoints is not None:
         settings |= {"PREFECT_API_URL": endpoints.prefect_api, "ISOFLOP_MLFLOW_URL": endpoints.mlflow_ui}
     return {**os.environ, **settings}

@@ -32,9 +32,8 @@ from sweeps.plan import Plan, PlannedRun
 from sweeps.spec import SweepSpec
 from tasks import deployments, preparation, results, tracking
 from tasks.artifacts import published
-from tasks.devices import machine, runs_at_once
+from tasks.engines import place
 from tasks.errors import UserError, user_errors
-from tasks.leases import Ledger, ledger_folder
 from tasks.live import LivePage, kept_live
 from tasks.locks import sweep_lock
 from tasks.progress import ProgressWriter
@@ -126,7 +125,7 @@ def make_plan(sweep: Sweep, corpus: Corpus) -> Plan:
     """The runs in the order of their training, written to the sweep's folder and shown as an artifact."""
     plan = preparation.plan_runs(sweep.spec, corpus)
     preparation.save_plan(plan, corpus, sweep.state)
-    sweep.progress.plan(plan.runs, slots=runs_at_once(sweep.spec.resources, machine()))
+    sweep.progress.plan(plan.runs, slots=place(sweep.spec.resources, sweep.state).at_once)
     create_table_artifact(
         table=results.plan_rows(plan), key=artifact_key("plan", sweep.name), description="Planned runs"
     )
@@ -153,13 +152,14 @@ def train_all(sweep: Sweep, plan: Plan, corpus: Corpus) -> None:
     A failed run is a failed task and no more.
     """
     sweep.progress.stage("training")
-    here = machine()
-    ledger = Ledger(ledger_folder(), here)
+    there = place(sweep.spec.resources, sweep.state)
     url = experiment_url(tracking.ensure_experiment(sweep.state, sweep.name))
     with (
         published(sweep.state, sweep.progress, artifact_key("sweep", sweep.name), url),
-        ThreadPoolTaskRunner[PrefectState](max_workers=runs_at_once(sweep.spec.resources, here)) as runner,
-        Trainer(sweep.spec, sweep.state, corpus, ledger, hearing=Reporter(sweep)) as trainer,
+        ThreadPoolTaskRunner[PrefectState](max_workers=there.at_once) as runner,
+        Trainer(
+            sweep.spec, sweep.state, corpus, there.room, hearing=Reporter(sweep), launch=there.launch
+        ) as trainer,
         live_page(sweep),
     ):
         futures = [

@@ -12,6 +12,8 @@ from tasks.errors import UserError
 STATE_VERSION = 1
 """Raise it when the folder's layout changes, and write the migration; an older folder is never recreated."""
 
+TRACKING_VARIABLE = "ISOFLOP_TRACKING_URI"
+ARTIFACTS_VARIABLE = "ISOFLOP_ARTIFACTS"
 FOLDERS = ("artifacts", "prefect", "data", "runs", "sweeps", "logs", "locks")
 
 
@@ -27,11 +29,27 @@ class State:
 
     @property
     def tracking_uri(self) -> str:
-        return f"sqlite:///{self.tracking_db}"
+        """$ISOFLOP_TRACKING_URI, a PostgreSQL that several machines share, or the folder's own SQLite."""
+        return os.environ.get(TRACKING_VARIABLE) or f"sqlite:///{self.tracking_db}"
+
+    @property
+    def is_tracked_here(self) -> bool:
+        """Whether the tracker is the folder's own SQLite."""
+        return not os.environ.get(TRACKING_VARIABLE)
+
+    @property
+    def is_tracked(self) -> bool:
+        """Whether there may be runs to ask for."""
+        return not self.is_tracked_here or self.tracking_db.exists()
 
     @property
     def artifacts(self) -> Path:
         return self.home / "artifacts"
+
+    @property
+    def artifact_root(self) -> str:
+        """$ISOFLOP_ARTIFACTS, as s3://bucket/folder, or the folder's own."""
+        return (os.environ.get(ARTIFACTS_VARIABLE) or self.artifacts.as_uri()).rstrip("/")
 
     @property
     def prefect_home(self) -> Path:
@@ -51,15 +69,22 @@ class State:
 
     def run_dir(self, run_key: str) -> Path:
         """Folder of one training: spec, progress, result, log, checkpoints."""
-        return self.home / "runs" / run_key
+        return self.home / "runs" / _plain(run_key)
 
     def sweep_dir(self, name: str) -> Path:
         """Folder of one sweep: plan, run table, analysis, report."""
-        return self.home / "sweeps" / name
+        return self.home / "sweeps" / _plain(name)
 
     def lock(self, name: str) -> Path:
         """Path of a lock file; the kernel frees its lock on any death of the holder."""
-        return self.home / "locks" / f"{name}.lock"
+        return self.home / "locks" / f"{_plain(name)}.lock"
+
+
+def _plain(name: str) -> str:
+    """A name that stays one level below the folder that it is put in. UserError for any other."""
+    if not name.strip(".") or "/" in name or "\0" in name or len(name) > 200:
+        raise UserError(f"{name!r}: cannot name a folder of the state: use letters, digits, '-', '_' and '.'")
+    return name
 
 
 def locate() -> Path:

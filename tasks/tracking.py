@@ -13,7 +13,7 @@ from sweeps.gather import finished_runs
 from tasks.locks import is_held
 from tasks.state import State
 from xlstm.training.failures import Failure
-from xlstm.training.job import last_words
+from xlstm.training.job import ATTEMPT, TrainJob, last_words
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -40,7 +40,7 @@ def ensure_experiment(state: State, name: str) -> str:
         known = client(state.tracking_uri).get_experiment_by_name(name)
         if known is not None:
             return str(known.experiment_id)
-        location = (state.artifacts / name).as_uri()
+        location = f"{state.artifact_root}/{name}"
         return str(client(state.tracking_uri).create_experiment(name, artifact_location=location))
 
 
@@ -122,6 +122,18 @@ def sweep_run(state: State, experiment_id: str, sweep: str) -> str:
         run_id = str(tracked.create_run(experiment_id, tags={REPORT: sweep}, run_name=sweep).info.run_id)
         tracked.set_terminated(run_id, "FINISHED")
         return run_id
+
+
+def close_attempt(job: TrainJob, failure: Failure, error: str) -> None:
+    """Say FAILED for the last attempt of a run whose process is gone and could not say it."""
+    attempt = job.run_dir / ATTEMPT
+    if not attempt.exists():
+        return
+    tracked, run_id = client(job.tracking_uri), attempt.read_text(encoding="utf-8")
+    if tracked.get_run(run_id).info.status == "RUNNING":
+        tracked.set_tag(run_id, FAILURE, failure)
+        tracked.set_tag(run_id, ERROR, error)
+        tracked.set_terminated(run_id, "FAILED")
 
 
 def log_report(

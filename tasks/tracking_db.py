@@ -13,7 +13,8 @@ from filelock import FileLock
 
 from tasks.environment import environment
 from tasks.errors import UserError
-from tasks.state import State
+from tasks.state import TRACKING_VARIABLE, State
+from xlstm.training.failures import redact
 
 
 def ensure_tracking_db(state: State) -> None:
@@ -23,6 +24,9 @@ def ensure_tracking_db(state: State) -> None:
     a file beside it, which takes its name when complete. WAL lets eight writers log 2.5 times as fast.
     """
     with FileLock(state.lock("mlflow-db")):
+        if not state.is_tracked_here:
+            _ensure_shared(state)
+            return
         if state.tracking_db.exists():
             fault = tracking_db_fault(state)
             if fault is not None:
@@ -42,6 +46,48 @@ def _create(state: State) -> None:
     with contextlib.closing(sqlite3.connect(fresh)) as database:
         database.execute("PRAGMA journal_mode=WAL")
     os.replace(fresh, state.tracking_db)
+
+
+def _ensure_shared(state: State) -> None:
+    """Have MLflow make its tables in the PostgreSQL that the environment names, where there are none."""
+    if (fault := shared_db_fault(state)) is None:
+        return
+    if fault != _EMPTY:
+        raise UserError(fault)
+    command = [
+        sys.executable,
+        "-c",
+        "from mlflow.tracking import MlflowClient as C; C().search_experiments()",
+    ]
+    done = subprocess.run(command, env=environment(state), capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = redact(_last_line(done.stderr))
+        raise UserError(f"{TRACKING_VARIABLE}: MLflow could not make its tables: {reason}")
+
+
+_EMPTY = f"{TRACKING_VARIABLE}: the database has no tables of MLflow yet; the next sweep makes them"
+
+
+def shared_db_fault(state: State) -> str | None:
+    """What keeps MLflow from the PostgreSQL that the environment names, in one line; None if nothing."""
+    import sqlalchemy
+
+    if not state.tracking_uri.startswith("postgresql"):
+        return f"{TRACKING_VARIABLE} = {redact(state.tracking_uri)}: must begin with postgresql://"
+    try:
+        engine = sqlalchemy.create_engine(state.tracking_uri, poolclass=sqlalchemy.NullPool)
+        with engine.connect() as connection:
+            if not sqlalchemy.inspect(connection).has_table("alembic_version"):
+                return _EMPTY
+            found = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalar()
+    except ModuleNotFoundError as error:
+        return f"{TRACKING_VARIABLE}: {error.name} is not installed: pip install 'isoflop[postgres]'"
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        reason = redact(" ".join(str(error).split()))[:200]
+        return f"{TRACKING_VARIABLE}: the database cannot be used: {reason}"
+    if found != _head(_migrations()):
+        return f"{TRACKING_VARIABLE}: has another MLflow's schema ({found}): see `mlflow db upgrade`"
+    return None
 
 
 def tracking_db_fault(state: State) -> str | None:

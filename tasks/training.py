@@ -10,9 +10,8 @@ from typing import Literal, Protocol, Self
 from sweeps.plan import PlannedRun
 from sweeps.spec import SweepSpec
 from tasks import tracking
-from tasks.devices import need
 from tasks.launcher import Launcher
-from tasks.leases import Grant, LeasesClosed, Ledger
+from tasks.leases import Grant, LeasesClosed
 from tasks.locks import run_lock, wait_for
 from tasks.retries import next_attempt
 from tasks.state import State
@@ -39,6 +38,20 @@ class Engine(Protocol):
         ...
 
 
+class Room(Protocol):
+    """Who finds room for trainings: the ledger of this machine, or a cluster's scheduler."""
+
+    stopped: threading.Event
+
+    def stop(self) -> None:
+        """Let waiting threads give up with `LeasesClosed`."""
+        ...
+
+    def take(self, run: PlannedRun) -> AbstractContextManager[Grant]:
+        """Room for a run; waits until there is."""
+        ...
+
+
 class Hearing:
     """Hears how runs go on; this one says nothing. Called from the threads that train."""
 
@@ -57,7 +70,7 @@ class Trainer:
         spec: SweepSpec,
         state: State,
         corpus: Corpus,
-        ledger: Ledger,
+        room: Room,
         *,
         hearing: Hearing | None = None,
         launch: Callable[[], AbstractContextManager[Engine]] = Launcher,
@@ -65,7 +78,7 @@ class Trainer:
         self.spec = spec
         self.state = state
         self.corpus = corpus
-        self.ledger = ledger
+        self.room = room
         self.hearing = hearing or Hearing()
         self._launch = launch
         self._exit = ExitStack()
@@ -85,7 +98,7 @@ class Trainer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.ledger.stop()
+        self.room.stop()
         self._exit.__exit__(kind, error, trace)
 
     def complete(self, run: PlannedRun) -> Outcome:
@@ -116,10 +129,10 @@ class Trainer:
         In this order, since a flow that waits for another's run shall keep no room from others meanwhile.
         """
         lock = run_lock(self.state, run.run_key)
-        if not wait_for(lock, self.ledger.stopped):
+        if not wait_for(lock, self.room.stopped):
             raise LeasesClosed("the sweep is stopping")
         try:
-            with self.ledger.take(need(run, self.spec.resources, self.ledger.machine)) as grant:
+            with self.room.take(run) as grant:
                 yield grant
         finally:
             lock.release()
@@ -141,7 +154,7 @@ class Trainer:
                 return result
             failures.append(result.failure)
             retry = next_attempt(failures, run.spec.batch_size, micro_batch)
-            if retry is None or self.ledger.stopped.wait(retry.pause_s):
+            if retry is None or self.room.stopped.wait(retry.pause_s):
                 return result
             micro_batch = retry.micro_batch
             self.hearing.retried(run, len(failures) + 1, result.error or retry.reason)

@@ -21,9 +21,8 @@ import polars as pl
 from sweeps.gather import gather
 from sweeps.plan import Plan, PlannedRun
 from tasks import preparation, tracking
-from tasks.devices import machine, runs_at_once
+from tasks.engines import place
 from tasks.launcher import Launcher
-from tasks.leases import Ledger, ledger_folder
 from tasks.state import State, open_state
 from tasks.training import Engine, Hearing, Outcome, Trainer
 from xlstm.data import Corpus
@@ -53,12 +52,11 @@ class Sweep:
         hearing: Hearing | None = None,
     ) -> dict[str, Outcome]:
         """One start of the flow: by run key, what became of every run."""
-        here = machine()
-        ledger = Ledger(ledger_folder(), here)
         spec = self.plan.spec
+        there = place(spec.resources, self.state)
         with (
-            ThreadPoolExecutor(runs_at_once(spec.resources, here)) as threads,
-            Trainer(spec, self.state, self.corpus, ledger, launch=launch, hearing=hearing) as trainer,
+            ThreadPoolExecutor(there.at_once) as threads,
+            Trainer(spec, self.state, self.corpus, there.room, launch=launch, hearing=hearing) as trainer,
         ):
             outcomes = list(threads.map(trainer.complete, self.plan.runs))
         return {run.run_key: outcome for run, outcome in zip(self.plan.runs, outcomes, strict=True)}

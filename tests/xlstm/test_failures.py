@@ -51,8 +51,8 @@ def ask_a_server_that_is_gone() -> None:
 
 
 def connect_to_a_postgres_that_is_gone() -> None:
-    pytest.importorskip("psycopg2", reason="the driver of PostgreSQL (extra postgres) is not installed")
-    sqlalchemy.create_engine("postgresql+psycopg2://u:p@127.0.0.1:9/db").connect()
+    pytest.importorskip("psycopg", reason="the driver of PostgreSQL (extra postgres) is not installed")
+    sqlalchemy.create_engine("postgresql+psycopg://u:p@127.0.0.1:9/db").connect()
 
 
 def raised(act: Callable[[], object]) -> BaseException:

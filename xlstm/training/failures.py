@@ -102,7 +102,7 @@ def _is_out_of_memory(error: RuntimeError, text: str) -> bool:
 def _is_lost_database(error: BaseException) -> bool:
     """SQLAlchemy's and the drivers' word for a connection or a lock that is not to be had, and MLflow's."""
     package = type(error).__module__.split(".")[0]
-    if package in ("sqlite3", "sqlalchemy", "psycopg2"):
+    if package in ("sqlite3", "sqlalchemy", "psycopg"):
         return type(error).__name__ in ("OperationalError", "InterfaceError")
     if package == "requests":
         return type(error).__name__ in ("ConnectionError", "ConnectTimeout", "ReadTimeout")

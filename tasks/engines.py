@@ -1,0 +1,61 @@
+"""Where the runs of a sweep train: on this machine, on a Ray cluster or through Slurm, as its spec says."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from sweeps.plan import PlannedRun
+from sweeps.spec import Resources
+from tasks.cluster import Elsewhere
+from tasks.devices import machine, need, runs_at_once
+from tasks.launcher import Launcher
+from tasks.leases import Grant, Ledger, ledger_folder
+from tasks.state import State
+from tasks.training import Engine, Room
+
+CLUSTER_RUNS = 256
+"""Runs that are handed to a cluster at once where the spec names no limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where runs train, who finds room for them there, and how many may be under way."""
+
+    launch: Callable[[], AbstractContextManager[Engine]]
+    room: Room
+    at_once: int
+
+
+class Here:
+    """Room on this machine, from the ledger."""
+
+    def __init__(self, ledger: Ledger, resources: Resources) -> None:
+        self.ledger = ledger
+        self.resources = resources
+        self.stopped = ledger.stopped
+
+    def stop(self) -> None:
+        """Let waiting threads give up."""
+        self.ledger.stop()
+
+    def take(self, run: PlannedRun) -> AbstractContextManager[Grant]:
+        """Room for a run; waits until there is."""
+        return self.ledger.take(need(run, self.resources, self.ledger.machine))
+
+
+def place(resources: Resources, state: State) -> Place:
+    """Where the runs of a spec train. UserError where the spec asks for what is not there."""
+    if resources.cluster is None:
+        here = machine()
+        room = Here(Ledger(ledger_folder(), here), resources)
+        return Place(launch=Launcher, room=room, at_once=runs_at_once(resources, here))
+    there = Elsewhere("cpu" if resources.device == "cpu" else "cuda:0")
+    at_once = resources.runs_in_parallel or CLUSTER_RUNS
+    if resources.cluster.engine == "ray":
+        from tasks.ray_engine import RayEngine
+
+        return Place(launch=lambda: RayEngine(resources, there.stopped), room=there, at_once=at_once)
+    from tasks.slurm_engine import SlurmEngine
+
+    folder = state.home / "slurm"
+    return Place(launch=lambda: SlurmEngine(resources, folder, there.stopped), room=there, at_once=at_once)
