@@ -89,7 +89,7 @@ def _single(name: str, chunk: int, precision: str, columns: int, stages: int) ->
 
 
 HALF = (
-    _half("half-128x64", states=(128, 64), state_gradients=(64, 64)),
+    _half("half-128x64", states=(128, 64), state_gradients=(128, 64)),
     _half("half-64x64", states=(64, 64), state_gradients=(64, 64)),
     _half("half-32x32", states=(32, 32), state_gradients=(32, 32)),
 )

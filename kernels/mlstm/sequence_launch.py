@@ -209,13 +209,13 @@ def launch_outputs(problem: Problem, saved: Saved) -> Tensor:
     shape, blocks = problem.shape, problem.config.outputs
     q, k, v = problem.q, problem.k, problem.v
     h = torch.empty_like(v, memory_format=torch.contiguous_format)
-    BD = block_width(shape.value_width, blocks.columns)
+    BD, BR = block_width(shape.value_width, blocks.columns), block_width(shape.width, blocks.reduce)
     tiles = shape.padded[1] // BD * (problem.config.chunk // blocks.rows)
     outputs_kernel[(shape.chunks * shape.heads * tiles,)](
         q, k, v, saved.rows, saved.C, saved.n, h, saved.norms, *problem.documents,
         *_strides(q), *_strides(k), *_strides(v), *shape.sizes, problem.scale, problem.options.eps,
-        **problem.products(q, k, v), BM=blocks.rows, BR=block_width(shape.width, blocks.reduce), BD=BD,
-        num_stages=blocks.stages,
+        **problem.products(q, k, v), BM=blocks.rows, BR=BR, BD=BD,
+        num_stages=min(blocks.stages, 1 + -(-shape.width // BR)),  # more only take shared memory
     )  # fmt: skip
     return h
 
