@@ -11,6 +11,7 @@ from sweeps.laws import FitError
 from sweeps.study import Study, printed
 from sweeps.study.goodness import goodness
 from sweeps.study.parametric import Cell, cells, fit_cells, huber_sum, log_loss, objective_at
+from tests.sweeps.study.paper import PAPER
 
 HARD = (
     # The authors' minima that a cold start of ours misses: near least absolute deviation, or at infinity.
@@ -48,8 +49,6 @@ def test_no_printed_fit_is_lower(paper_study: Study):
 
 @pytest.mark.parametrize(("arch", "max_ratio", "gamma", "delta"), HARD)
 def test_the_hardest_cells(paper_runs: pl.DataFrame, arch: str, max_ratio: float, gamma: bool, delta: float):
-    from tests.sweeps.study.conftest import PAPER
-
     table = summary(PAPER / "tidy/lnd_fits_summary.csv")
     theirs = table.filter(
         (pl.col("model_type") == {"transformer": "llama", "mlstm": "mlstm"}[arch])
