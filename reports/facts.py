@@ -44,9 +44,6 @@ def facts(view: View) -> list[tuple[str, str]]:
         "Runs": f"{done.height} finished of {view.runs.height}",
         "Training compute": f"{numbers.flops(trained)} FLOPs in all finished runs",
         "Training time": _device_hours(done),
-        "Energy": f"{numbers.ratio(made.energy_kwh)} kWh drawn by the accelerators"
-        if made.energy_kwh
-        else "",
         "Wall time": _wall_time(made.wall_time_s),
         "Device": made.device or ", ".join(devices),
         "Seeds": ", ".join(map(str, seeds)),

@@ -29,8 +29,6 @@ class Provenance:
     train_flops: float | None = None
     """Training FLOPs of all finished runs together."""
     device: str | None = None
-    energy_kwh: float | None = None
-    """What the accelerators drew over all finished runs, where the tracker recorded their power."""
     mlflow_url: str | None = None
     """Base address of the MLflow UI, `http://127.0.0.1:5000`; None leaves runs without links."""
     regenerate: str | None = None
