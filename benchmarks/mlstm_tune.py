@@ -1,13 +1,11 @@
-"""Blocks of the sequence kernels: which of them are right on this GPU, and how long each kernel takes with
-them.
+"""Blocks of the sequence kernels: which are right on this GPU, and how long each kernel takes with them.
 
     python -m benchmarks.mlstm_tune --json blocks.json --kernels outputs gradients --shapes 16h-128/256-S8192
 
 Each candidate differs from the first configuration of `kernels.mlstm.sequence_configs` in one kernel. It is
-first tried on a random problem in a process of its own, as many at a time as there are processors:
-compilation is most of the work. Then each kernel is timed alone, in one process a kernel, with the candidates
-that were right. What is found here is entered in the table by hand; nothing is chosen by it. The file is
-written after every row.
+first tried on a random problem in a process of its own, several at a time: compilation is most of the work.
+Then the kernel is timed alone, in one more process, with the candidates that were right. What is found here
+is entered in the table by hand; nothing is chosen by it. The file is written after every row.
 """
 
 import argparse
@@ -16,7 +14,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,25 +27,28 @@ from benchmarks.mlstm_measure import describe, time_calls
 from kernels.mlstm.sequence_configs import HALF, ChunkBlocks, SequenceConfig, WalkBlocks
 
 Row = dict[str, Any]
-KERNELS = ("states", "outputs", "state_gradients", "gradients")
-TILES = ((32, 32), (64, 64), (128, 64), (64, 128), (128, 128))
-CHUNKS = (
-    (64, 128, 64, 3),
-    (64, 128, 64, 2),
-    (64, 128, 128, 1),
-    (64, 256, 64, 2),
-    (64, 64, 64, 3),
-    (32, 128, 64, 3),
+KERNELS = ("gradients", "outputs", "state_gradients", "states")
+"""Those that take most time first."""
+WALKS = (
+    ((128, 64), 64, 3),
+    ((64, 64), 64, 3),
+    ((64, 128), 64, 3),
+    ((128, 64), 64, 2),
+    ((128, 64), 128, 2),
+    ((32, 32), 64, 3),
 )
+"""tile, tokens, stages"""
+CHUNKS = ((64, 128, 64, 3), (64, 128, 64, 2), (64, 64, 64, 3), (64, 256, 64, 2), (64, 128, 128, 1))
 """rows, columns, reduce, stages"""
 TRY_S = 150.0
+RIGHT = 2e-2
+"""Relative error of a candidate that may be timed."""
 
 
 def candidates(kernel: str) -> Iterator[WalkBlocks | ChunkBlocks]:
     if kernel in ("states", "state_gradients"):
-        for tile in TILES:
-            for tokens, stages in ((64, 2), (64, 3), (128, 2)):
-                yield WalkBlocks(tile=tile, tokens=tokens, stages=stages)
+        for tile, tokens, stages in WALKS:
+            yield WalkBlocks(tile=tile, tokens=tokens, stages=stages)
     else:
         for rows, columns, reduce, stages in CHUNKS:
             yield ChunkBlocks(rows=rows, columns=columns, reduce=reduce, stages=stages)
@@ -118,8 +119,22 @@ def child(mode: str, request: Row, timeout_s: float) -> tuple[list[Row], str]:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             why = f"ends with code {done.returncode}: {last[:160]}"
     except subprocess.TimeoutExpired as late:
-        out, why = (late.stdout or b"").decode(), f"no end in {timeout_s:.0f} s"
+        raw: str | bytes = late.stdout or ""
+        out = raw.decode() if isinstance(raw, bytes) else raw
+        why = f"no end in {timeout_s:.0f} s"
     return [json.loads(line) for line in out.splitlines() if line.startswith("{")], why
+
+
+def try_all(
+    kernel: str, widths: tuple[int, int], left: Callable[[], float]
+) -> Iterator[tuple[Row, tuple[list[Row], str]]]:
+    """Every candidate for one kernel, several processes at a time."""
+    requests = [
+        {"kernel": kernel, "widths": widths, "blocks": asdict(blocks)} for blocks in candidates(kernel)
+    ]
+    with ThreadPoolExecutor(max(1, min(8, (os.cpu_count() or 2) // 2))) as pool:
+        answers = pool.map(lambda request: child("try", request, max(1.0, min(TRY_S, left()))), requests)
+        yield from zip(requests, answers, strict=True)
 
 
 def run(kernels: list[str], shapes: list[str], path: Path | None, time_limit: float) -> list[Row]:
@@ -135,30 +150,18 @@ def run(kernels: list[str], shapes: list[str], path: Path | None, time_limit: fl
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(rows, indent=1))
 
-    chosen = [s for s in cases.SHAPES if any(part in s.name for part in shapes)]
-    widths = list(dict.fromkeys((s.width, s.value_width) for s in chosen))
-    tried = [
-        {"kernel": kernel, "widths": pair, "blocks": asdict(blocks)}
-        for pair in widths
-        for kernel in kernels
-        for blocks in candidates(kernel)
-    ]
-    with ThreadPoolExecutor(max(1, min(8, (os.cpu_count() or 2) // 2))) as pool:
-        answers = pool.map(lambda request: child("try", request, max(1.0, min(TRY_S, left()))), tried)
-        for request, (found, why) in zip(tried, answers, strict=True):
-            keep({"kind": "try", **request, **(found[0] if found else {"problem": why})})
-    for shape in chosen:
+    for shape in (s for s in cases.SHAPES if any(part in s.name for part in shapes)):
         for kernel in kernels:
-            right = [
-                row["blocks"]
-                for row in rows
-                if row["kind"] == "try" and row["kernel"] == kernel
-                and tuple(row["widths"]) == (shape.width, shape.value_width) and row.get("error", 1.0) < 2e-2
-            ]  # fmt: skip
+            right = []
+            for request, (found, why) in try_all(kernel, (shape.width, shape.value_width), left):
+                row = found[0] if found else {"problem": why}
+                keep({"kind": "try", **request, **row})
+                if row.get("error", RIGHT) < RIGHT:
+                    right.append(request["blocks"])
             request = {"kernel": kernel, "shape": shape.name, "all_blocks": right}
-            found, why = (
-                child("time", request, left()) if left() > 5 and right else ([], "no time or none right")
-            )
+            found, why = [], "no time or none right"
+            if right and left() > 5:
+                found, why = child("time", request, left())
             for row in found:
                 keep({"kind": "time", "kernel": kernel, "shape": shape.name, **row})
             if why:

@@ -88,6 +88,17 @@ def test_a_trial_that_dies_is_a_row(session: gpu_session.Session) -> None:
     assert gpu_session.tried(trial, session.environment, time.monotonic() - 1) == "not run: time limit"
 
 
+@on_cpu
+def test_blocks_that_cannot_be_tried_are_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "WALKS", tuning.WALKS[:1])
+    path = tmp_path / "out" / "blocks.json"
+    tuning.run(["states"], ["4h"], path, 60.0)
+    rows = json.loads(path.read_text())
+    assert [row["kind"] for row in rows] == ["try", "time"]
+    assert rows[0]["problem"] == "ends with code 2: mlstm_tune: no GPU here"
+    assert rows[1]["problem"] == "no time or none right"
+
+
 def test_every_candidate_is_a_configuration() -> None:
     for kernel in tuning.KERNELS:
         names = set()
