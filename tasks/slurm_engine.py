@@ -5,7 +5,10 @@ in the flow's process that outlives them; a run of ours is hours long and needs 
 """
 
 import math
+import re
+import subprocess
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +19,7 @@ from tasks.errors import UserError
 from xlstm.training.failures import Failure
 from xlstm.training.job import RunResult, TrainJob
 
+QUEUE_EVERY_S = 5.0
 JOB = "slurm_job"
 """In a run's folder: the job that trains it, for a flow that starts again while it does."""
 STATES = {
@@ -59,6 +63,8 @@ class SlurmEngine:
             raise UserError(f"resources.cluster.engine = slurm: {error}") from error
         self._submitit = submitit
         self._guard = threading.Lock()
+        self._known: frozenset[str] = frozenset()
+        self._asked = -math.inf
         return self
 
     def __exit__(
@@ -74,9 +80,9 @@ class SlurmEngine:
         self._jobs[job.spec.run_key] = sent
 
         def is_over(seconds: float) -> bool:
-            if not sent.done():
+            if not self._is_over(sent):
                 self.stopped.wait(seconds)
-            return bool(sent.done())
+            return self._is_over(sent)
 
         broken = wait(
             job, is_over=is_over, timeout_s=timeout_s, hang_after_s=hang_after_s, stopped=self.stopped
@@ -91,8 +97,23 @@ class SlurmEngine:
         with self._guard:
             self._executor.update_parameters(**self._parameters(job, timeout_s))
             sent = self._executor.submit(train_there, job.to_json(), str(log))
+            self._known, self._asked = self._known | {sent.job_id}, time.monotonic()
         (job.run_dir / JOB).write_text(str(sent.job_id), encoding="utf-8")
         return sent
+
+    def _is_over(self, sent: Any) -> bool:
+        """By the result of its function, or by the queue, where it was killed before it wrote one."""
+        return bool(sent.done()) or (self.cluster == "slurm" and sent.job_id not in self._queued())
+
+    def _queued(self) -> frozenset[str]:
+        """Our jobs that wait or run, asked for all threads at once; sacct would need accounting."""
+        with self._guard:
+            if time.monotonic() - self._asked > QUEUE_EVERY_S:
+                command = ["squeue", "--me", "--noheader", "--format=%i"]
+                done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+                if done.returncode == 0:  # a controller that restarts answers later
+                    self._known, self._asked = frozenset(done.stdout.split()), time.monotonic()
+            return self._known
 
     def _earlier(self, job: TrainJob) -> Any | None:
         """The job of an earlier flow where it has not ended."""
@@ -102,7 +123,7 @@ class SlurmEngine:
         earlier: Any = self._submitit.SlurmJob(
             folder=self.folder / "%j", job_id=path.read_text(encoding="utf-8")
         )
-        return None if earlier.done() else earlier
+        return None if self._is_over(earlier) else earlier
 
     def _parameters(self, job: TrainJob, timeout_s: float) -> dict[str, Any]:
         """One node, one task; Slurm's own limit a little after ours, so that ours has the word."""
@@ -129,5 +150,16 @@ class SlurmEngine:
 def _lost(sent: Any, broken: Failure | None) -> Lost:
     if broken is not None:
         return Lost(failure=broken, reason=f"job {sent.job_id} was cancelled")
-    state = str(sent.state).split()[0] if str(sent.state).strip() else "UNKNOWN"
+    state = _state(sent)
     return Lost(failure=STATES.get(state, Failure.CRASHED), reason=f"job {sent.job_id} ended as {state}")
+
+
+def _state(sent: Any) -> str:
+    """Slurm's last word on a job: its controller's, which remembers for minutes, or its accounting's."""
+    command = ["scontrol", "show", "job", "--oneliner", str(sent.job_id)]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout
+    except FileNotFoundError:  # submitit's local mode
+        said = ""
+    found = re.search(r"JobState=(\w+)", said)
+    return found[1] if found else (str(sent.state).split() or ["UNKNOWN"])[0]

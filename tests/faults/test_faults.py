@@ -113,7 +113,9 @@ def assert_named(
     elif kind.blow is None:
         assert kind.failure in failures
     else:
-        assert set(failures) <= {kind.failure, Failure.KILLED}  # a zygote takes its other trainings along
+        # A zygote takes its other trainings along; one whose flow died asks them to stop, and then kills them.
+        also = {Failure.STOPPED} if kind.blow.kills_flow else set()
+        assert set(failures) <= {kind.failure, Failure.KILLED} | also
     if outcomes is None:
         return
     expected = dict.fromkeys(outcomes, "finished") | (
