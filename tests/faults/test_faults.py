@@ -113,7 +113,7 @@ def assert_named(
     elif kind.blow is None:
         assert kind.failure in failures
     else:
-        # A zygote takes its other trainings along; one whose flow died asks them to stop, and then kills them.
+        # A zygote takes its other trainings along; one whose flow died asks them to stop, then kills them.
         also = {Failure.STOPPED} if kind.blow.kills_flow else set()
         assert set(failures) <= {kind.failure, Failure.KILLED} | also
     if outcomes is None:
