@@ -2,6 +2,7 @@
 
 import json
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,20 @@ def test_a_process_that_hangs_is_cut_and_its_output_kept(session: gpu_session.Se
     assert time.monotonic() - begun < 30
     assert row["code"] is None
     assert row["tail"] == "so far\n"
+
+
+def test_wheels_are_found_by_what_runs_later(session: gpu_session.Session, tmp_path: Path) -> None:
+    wheels = tmp_path / "in"
+    wheels.mkdir()
+    with zipfile.ZipFile(wheels / "peer-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("a_peer_of_ours.py", "x = 3\n")
+    (wheels / "broken-1-py3-none-any.whl").write_text("no archive")
+    gpu_session.unpack(session, wheels)
+    row = session.run(["-c", "import a_peer_of_ours as p; print(p.x)"], 60.0)
+    assert (row["code"], row["tail"]) == (0, "3\n")
+    kept = json.loads(session.options.json.read_text())["steps"]["wheels"]
+    assert kept["code"] == 1
+    assert kept["wheels"]["broken-1-py3-none-any.whl"].startswith("BadZipFile")
 
 
 def test_outcomes_are_read_as_far_as_they_go() -> None:
