@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kernels.backends import interpreted
 from kernels.mlstm.reference import State, mlstm_reference
 from kernels.mlstm.sequence_configs import SequenceConfig, candidates
 
@@ -75,7 +76,7 @@ def checked_config(
     """
     tried = []
     for config in candidates(q.dtype):
-        if q.device.type != "cuda":
+        if q.device.type != "cuda" or interpreted():
             return config
         trial = Trial(
             config=config.name, dtype=str(q.dtype).removeprefix("torch."), width=int(q.shape[-1]),
@@ -140,10 +141,13 @@ def _try(trial: Trial, device: torch.device, path: Path) -> float:
 
 
 def _keep(path: Path, trial: Trial, error: float) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(f".{os.getpid()}")
-    new.write_text(json.dumps({"trial": asdict(trial), "error": error}))
-    new.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(json.dumps({"trial": asdict(trial), "error": error}))
+        new.replace(path)
+    except OSError as problem:
+        logger.warning("mLSTM kernels: the verdict is not kept, the next process tries again: %s", problem)
 
 
 def _verdict_path(trial: Trial, device: torch.device) -> Path:

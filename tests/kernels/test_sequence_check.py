@@ -24,6 +24,7 @@ def like(width: int, dtype: torch.dtype = torch.bfloat16) -> Any:
 
 @pytest.fixture(autouse=True)
 def no_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequence_check, "interpreted", lambda: False)
     monkeypatch.setattr(sequence_check, "_verdicts", {})
 
 
@@ -109,6 +110,13 @@ def test_answers_of_the_process(
     assert path.exists() == kept
     if kept:
         assert json.loads(path.read_text())["error"] == error
+
+
+def test_a_verdict_that_cannot_be_kept_still_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    answer = subprocess.CompletedProcess([], 0, '{"error": 0.001}', "")
+    monkeypatch.setattr(subprocess, "run", lambda *x, **options: answer)
+    assert sequence_check._try(TRIAL, GPU, tmp_path / "file" / "verdict.json") == 0.001
 
 
 def test_nothing_is_tried_while_a_graph_is_captured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
