@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -406,10 +407,15 @@ def test_the_jobs_module_is_light() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_tracked_model_loads_through_mlflow_alone(job: TrainJob, corpus: Corpus) -> None:
+def test_the_tracked_model_loads_through_mlflow_alone(
+    job: TrainJob, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pandas", None)  # as in a training's process
+        without.delitem(sys.modules, "mlflow.pyfunc", raising=False)
+        result = train(job)
     from mlflow import pyfunc, set_tracking_uri
 
-    result = train(job)
     set_tracking_uri(job.tracking_uri)
     loaded = pyfunc.load_model(f"runs:/{result.mlflow_run_id}/model")
     tokens = torch.tensor(corpus.validation[:16].astype("int64"))[None]

@@ -4,11 +4,14 @@ The folder holds MLflow's MLmodel file and `data/` with the run's spec and its w
 """
 
 import json
+import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor, nn
 
 from xlstm.models import build_model
@@ -19,17 +22,21 @@ _DATA, _SPEC, _WEIGHTS = "data", "spec.json", "model.pt"
 
 
 def save_model(model: nn.Module, spec: RunSpec, run_dir: Path) -> Path:
-    """Write `run_dir/model`; its path."""
-    from mlflow import pyfunc
-    from mlflow.models import Model
+    """Write `run_dir/model`; its path.
 
+    MLflow's own writer would import pandas, which a training does without.
+    """
     folder = run_dir / MODEL
     (folder / _DATA).mkdir(parents=True, exist_ok=True)
     torch.save(model.state_dict(), folder / _DATA / _WEIGHTS)
     (folder / _DATA / _SPEC).write_text(canonical_json(spec) + "\n", encoding="utf-8")
-    description = Model(metadata={"run_key": spec.run_key, "arch": spec.model.arch})
-    pyfunc.add_to_model(description, loader_module=__name__, data=_DATA)
-    description.save(str(folder / "MLmodel"))
+    flavor = {"loader_module": __name__, "data": _DATA, "python_version": platform.python_version()}
+    description = {
+        "flavors": {"python_function": flavor},
+        "mlflow_version": version("mlflow"),
+        "metadata": {"run_key": spec.run_key, "arch": spec.model.arch},
+    }
+    (folder / "MLmodel").write_text(yaml.safe_dump(description), encoding="utf-8")
     return folder
 
 
