@@ -65,9 +65,10 @@ def answer(view: View) -> Answer:
 
 def verdict(view: View, context_length: int, budget: float) -> Verdict:
     """What the fits say at one context length and budget."""
-    found = [(group, best_optimum(group, budget)) for group in view.at_context(context_length)]
-    optima = [(group, optimum) for group, optimum in found if optimum is not None]
     comparisons = view.comparisons(context_length, budget)
+    groups = view.at_context(context_length)
+    found = list(zip(groups, _by_one_method(groups, budget, comparisons), strict=True))
+    optima = [(group, optimum) for group, optimum in found if optimum is not None]
     winner = _winner(comparisons)
     standing, claim = _claim(optima, comparisons, winner, [group for group, o in found if o is None])
     sentences = [compare(c, view.loss_unit) for c in comparisons]
@@ -80,6 +81,30 @@ def verdict(view: View, context_length: int, budget: float) -> Verdict:
         extrapolated=extrapolation(_extrapolation(view.at_context(context_length), budget)) is not None,
         recommendations=tuple(_recommend(view, group, o, group.arch == winner) for group, o in optima),
     )
+
+
+def _by_one_method(
+    groups: list[GroupAnalysis], budget: float, comparisons: list[Comparison]
+) -> list[OptimumPrediction | None]:
+    """Each group's answer, by the method that compares them: losses side by side must be of one kind.
+
+    Where the groups are not compared, or one has no answer by that method, each has its best.
+    """
+    kinds = {_kind(comparison.method) for comparison in comparisons}
+    if len(kinds) == 1:
+        kind = kinds.pop()
+        alike = [
+            next((o for o in group.optima if same(o.budget, budget) and _kind(o.method) == kind), None)
+            for group in groups
+        ]
+        if all(optimum is not None for optimum in alike):
+            return alike
+    return [best_optimum(group, budget) for group in groups]
+
+
+def _kind(method: str) -> str:
+    """`isoflop` of `isoflop power laws`, `chinchilla` of `chinchilla law, sum of Huber`."""
+    return method.replace(",", " ").split(" ")[0]
 
 
 def compare(comparison: Comparison, unit: str) -> str:

@@ -47,6 +47,7 @@ def curves(view: View, context_length: int) -> Figure | None:
         panels=tuple(
             Panel(title=view.label(group), chart=_panel(view, group, here, x, y), arch=group.arch)
             for group in groups
+            if view.groups.index(group) in here["g"]
         ),
         legend=tuple(
             Swatch(label=f"{numbers.flops(budget)} FLOPs", color=budget_color(i))

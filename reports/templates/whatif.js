@@ -126,7 +126,9 @@ function compareAnswers(answers, data) {
     const names = [best.group.label, other.group.label];
     const span = Number.isFinite(low) ? `${asLoss(low)} to ${asLoss(high)}` : "no interval";
     const decided = low > 0;
-    return `The best loss of the ${names[0]} is ${asLoss(gaps[0])} ${data.unit} below that of the ${names[1]} (${span})${decided ? "." : ", which decides nothing."}`;
+    const doubted = [best, other].filter(({ group }) => group.doubt).map(({ group }) => group.label);
+    const doubt = doubted.length ? ` But the law of the ${doubted.join(" and of the ")} is doubtful.` : "";
+    return `The best loss of the ${names[0]} is ${asLoss(gaps[0])} ${data.unit} below that of the ${names[1]} (${span})${decided ? "." : ", which decides nothing."}${doubt}`;
   });
 }
 

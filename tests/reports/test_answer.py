@@ -6,7 +6,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from reports.answer import answer, compare, decided
+from reports.answer import answer, compare, decided, verdict
 from reports.view import make_view
 from sweeps.laws.types import Analysis, Comparison, Estimate
 from tests.reports import synthetic
@@ -163,3 +163,19 @@ def test_card_gives_intervals_ratio_and_method(analysis: Analysis):
         "82.6 tokens a parameter.",
         "By Chinchilla, from 18 runs.",
     )
+
+
+def test_losses_side_by_side_are_of_the_method_that_compares_them():
+    """A law that is not identified sends the comparison to the power laws: both cards then show theirs."""
+    table = synthetic.run_table()
+    made = synthetic.analysis(table, targets=(synthetic.TARGET,))
+    groups = []
+    for group in made.groups:
+        law = next(o for o in group.optima if o.budget == synthetic.TARGET)
+        line = replace(law, method="isoflop parabolas", loss=replace(law.loss, value=law.loss.value - 0.3))
+        best_first = (law, line) if group.arch == "mlstm" else (line, law)
+        groups.append(replace(group, optima=best_first))
+    compared = tuple(replace(c, method="isoflop power laws") for c in made.comparisons)
+    view = make_view(table, replace(made, groups=tuple(groups), comparisons=compared), synthetic.provenance())
+    cards = verdict(view, 128, synthetic.TARGET).recommendations
+    assert all("By IsoFLOP parabolas, from 18 runs." in card.sentences for card in cards)
