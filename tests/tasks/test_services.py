@@ -155,6 +155,20 @@ def _families(state: State) -> list[int]:
     return [found.pid for found in processes.owned_sessions(str(state.home))]
 
 
+def listening(state: State) -> set[int]:
+    """Ports of the services; they and their children listen on loopback, and are connected to nobody else."""
+    ports = set()
+    for pid in _families(state):
+        for process in (leader := psutil.Process(pid), *leader.children(recursive=True)):
+            for connection in process.net_connections(kind="inet"):
+                assert connection.laddr.ip in ("127.0.0.1", "::1"), (process.cmdline(), connection)
+                if connection.raddr:
+                    assert connection.raddr.ip in ("127.0.0.1", "::1"), (process.cmdline(), connection)
+                if connection.status == psutil.CONN_LISTEN:
+                    ports.add(connection.laddr.port)
+    return ports
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_sweep_from_nothing_by_the_command_line(tmp_path: Path) -> None:
@@ -178,6 +192,7 @@ def test_a_sweep_from_nothing_by_the_command_line(tmp_path: Path) -> None:
         assert (home / "sweeps" / "one" / "report.html").exists()
         state = open_state(home)
         records = services.recorded(state)
+        assert listening(state) >= {record.port for record in records.values() if record.port}
         again = isoflop("sweep", str(spec))
         assert again.returncode == 0, again.stdout + again.stderr
         assert "3 of 3 runs done, 3 of them cached" in again.stdout
