@@ -55,9 +55,9 @@ def facts(view: View) -> list[tuple[str, str]]:
 
 
 def _device_hours(done: pl.DataFrame) -> str:
-    """Time on the devices summed over the runs: GPU hours where the devices are GPUs."""
+    """Wall time summed over the runs: GPU hours where a run has one GPU."""
     hours = float(done["wall_time_s"].sum()) / 3600
-    return f"{numbers.ratio(hours)} device hours in all finished runs" if hours else ""
+    return f"{numbers.ratio(hours)} hours, summed over all finished runs" if hours else ""
 
 
 def _wall_time(seconds: float | None) -> str:

@@ -95,7 +95,7 @@ def training_costs(view: View) -> Table:
         caption="What the finished trainings took: in all, and the median run.",
         columns=(
             *group_columns(view),
-            *right("Runs", "FLOPs", "Device hours", "Tokens a second", "FLOP/s", "Memory"),
+            *right("Runs", "FLOPs", "Hours", "Tokens a second", "FLOP/s", "Memory"),
             *left("Device"),
         ),
         rows=tuple(rows) if view.runs["wall_time_s"].count() else (),
@@ -111,7 +111,7 @@ def _spent(view: View, place: int) -> tuple[Cell, ...]:
     return (
         integer(done.height),
         number(float(done["train_flops"].sum()), numbers.flops),
-        number(hours, numbers.ratio),
+        number(hours or None, numbers.ratio),
         number(_median(done, "tokens_per_s"), numbers.count),
         number(rate if isinstance(rate, float) else None, numbers.flops),
         number(_median(done, "memory_bytes"), numbers.size),

@@ -77,7 +77,7 @@ def _panel(view: View, group: GroupAnalysis) -> Chart | None:
     ]
     x = log_x("N", points.N.tolist(), "Parameters N")
     y = log_y("D", points.D.tolist(), "Training tokens D")
-    labels = [row for row in lines if row["label"]]
+    labels = _apart([row for row in lines if row["label"]], points)
     return layer(
         _line(lines, strokeWidth=1, color=var("muted"), opacity=0.7).encode(x=x, y=y, detail="level:Q"),
         _line(budgets, strokeWidth=1.2, strokeDash=[4, 4], color=var("muted")).encode(
@@ -112,6 +112,17 @@ def _contours(group: GroupAnalysis, points: Points) -> Iterator[dict[str, object
         for i in np.flatnonzero(drawn):
             label = numbers.loss(level) if len(inside) and i == inside[-1] else ""
             yield {"level": six(level), "N": six(N[i]), "D": six(D[i]), "label": label}
+
+
+def _apart(labels: Rows, points: Points) -> Rows:
+    """Labels that do not run into one another: a line apart in height, or a label's width aside."""
+    height, width = np.ptp(np.log(points.D)) / 16, np.ptp(np.log(points.N)) / 7
+    kept: Rows = []
+    for row in labels:
+        x, y = np.log(row["N"]), np.log(row["D"])
+        if all(abs(y - np.log(k["D"])) > height or abs(x - np.log(k["N"])) > width for k in kept):
+            kept.append(row)
+    return kept
 
 
 def _levels(losses: np.ndarray) -> np.ndarray:

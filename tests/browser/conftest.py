@@ -14,7 +14,7 @@ from tests.browser import sweep
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make setup")
 
-_FLAGS = (
+FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -67,7 +67,7 @@ def chromium() -> Iterator["sync_api.Browser"]:
     if path is None:
         pytest.skip("no Chromium on this machine: make browser")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(_FLAGS))
+        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         yield browser
         browser.close()
 

@@ -113,7 +113,7 @@ def test_context_laws_show_both_contexts(view: View):
 
 def test_training_costs_add_up(view: View, table: pl.DataFrame):
     costs = run_tables.training_costs(view)
-    hours = [column.title for column in costs.columns].index("Device hours")
+    hours = [column.title for column in costs.columns].index("Hours")
     assert sum(row[hours].value for row in costs.rows) == pytest.approx(table["wall_time_s"].sum() / 3600)
 
 
