@@ -84,7 +84,9 @@ def _span(estimate: object) -> str:
 
 def left(live: Live) -> str:
     """When it will be done."""
-    return "not known yet" if live.left_s is None else f"about {numbers.duration(live.left_s)}"
+    if live.left_s is None:
+        return "not known yet"
+    return f"about {numbers.duration(live.left_s)}" if live.left_s >= 1 else "none"
 
 
 def markdown(live: Live) -> str:
@@ -95,7 +97,7 @@ def markdown(live: Live) -> str:
     )
     lines = [head, "", "## The law so far", *(f"- {says(group)}" for group in live.laws)]
     for name, steps in live.history:
-        shrunk = ", ".join(f"{step.runs} runs x/{numbers.ratio(step.factor)}" for step in steps[-8:])
+        shrunk = ", ".join(f"{step.runs} runs {_width(step)}" for step in steps[-8:])
         lines.append(f"- interval of N* over time, {name}: {shrunk}")
     lines += ["", "## The plan", "", "| architecture | budget | done | running | failed | planned |"]
     lines.append("|---|---|---|---|---|---|")
@@ -109,13 +111,17 @@ def markdown(live: Live) -> str:
     return "\n".join(lines)
 
 
+def _width(step: Step) -> str:
+    return f"x/{numbers.ratio(step.factor)}" if numbers.known(step.factor) else "none"
+
+
 def _code(text: str) -> str:
     return " ".join(text.replace("`", "'").split())
 
 
 def page(live: Live) -> str:
     """The moment as a page that loads itself anew while the sweep goes on."""
-    going = live.stage != "done"
+    going = live.total("done") + live.total("failed") < live.total("planned")
     return str(
         template("live.html.j2").render(
             live=live,

@@ -32,7 +32,7 @@ from sweeps.laws.predictions import law_and_params
 from sweeps.laws.types import FitError, GroupAnalysis
 
 _LEVELS = 9
-_ALONG = 28
+_ALONG = 56
 """Points of a line."""
 
 

@@ -137,7 +137,8 @@ def moment(**changes: object) -> Live:
 
 def test_the_live_page_refreshes_until_the_sweep_is_done():
     assert 'http-equiv="refresh"' in page(moment())
-    assert 'http-equiv="refresh"' not in page(moment(stage="done"))
+    ended = [replace(moment().cells[0], done=4, running=0)]
+    assert 'http-equiv="refresh"' not in page(moment(cells=ended))
     assert "<img" not in page(moment())
 
 
