@@ -164,15 +164,14 @@ class Striker:
 
 def start_and_kill(sweep: Sweep, spec_file: Path, run: PlannedRun, blow: Blow, delay_s: float) -> bool:
     """A flow in a process of its own, struck; returns when it has ended, and whether the blow met it."""
-    command = [
-        sys.executable,
-        str(Path(__file__).with_name("sweep.py")),
-        str(sweep.state.home),
-        str(spec_file),
-    ]
-    with (
-        Striker(sweep, run, blow, delay_s) as striker,
-        subprocess.Popen(command, stdout=subprocess.DEVNULL) as flow,
-    ):
+    with Striker(sweep, run, blow, delay_s) as striker, start_flow(sweep, spec_file) as flow:
         flow.wait()
     return striker.hit
+
+
+def start_flow(sweep: Sweep, spec_file: Path) -> subprocess.Popen[bytes]:
+    """A flow in a process of its own."""
+    program = Path(__file__).with_name("sweep.py")
+    return subprocess.Popen(
+        [sys.executable, str(program), str(sweep.state.home), str(spec_file)], stdout=subprocess.DEVNULL
+    )

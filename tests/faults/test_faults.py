@@ -20,7 +20,7 @@ from tasks.launcher import Launcher
 from tasks.leases import Ledger, ledger_folder
 from tasks.training import Outcome
 from tests.faults.conftest import Counts, alone
-from tests.faults.kinds import KINDS, SHORT, Kind, Striker, start_and_kill, write_down
+from tests.faults.kinds import KINDS, SHORT, Kind, Striker, start_and_kill, start_flow, write_down
 from tests.faults.sweep import Sweep
 from xlstm.training.failures import Failure
 
@@ -154,4 +154,29 @@ def assert_as_undisturbed(
         assert_frame_equal(table.filter(others), reference.table.filter(others), check_exact=True)
         assert_frame_equal(table.filter(only), reference.table.filter(only), rel_tol=ROUNDING)
     assert sweep.database_faults() == []
+    assert Ledger(ledger_folder(), machine()).held() == []
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["both live", "one dies"])
+def test_two_flows_at_once_train_every_run_once(
+    sweep: Sweep, spec_file: Path, launcher: Launcher, reference: Reference, kill: bool
+) -> None:
+    """The same runs, the same state folder: a lease on each key, taken over from a flow that died."""
+    if kill and "ISOFLOP_FAULTS" not in os.environ:
+        pytest.skip("half a minute: make test-faults runs it")
+    sweep.forget()
+    first, second = start_flow(sweep, spec_file), start_flow(sweep, spec_file)
+    with first, second:
+        if kill:
+            while not any(sweep.finished().values()):
+                time.sleep(0.05)
+            first.kill()
+        first.wait()
+        second.wait()
+    finished = sweep.finished()
+    assert {key: len(ids) for key, ids in finished.items()} == dict.fromkeys(finished, 1)
+    if not kill:
+        assert len(sweep.tracked()) == len(sweep.plan.runs)
+    tracking.reconcile(sweep.state)
+    assert_frame_equal(sweep.table(), reference.table, check_exact=True)
     assert Ledger(ledger_folder(), machine()).held() == []
