@@ -24,6 +24,8 @@ ERROR = "isoflop.error"
 REPORT = "isoflop.report"
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
+MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+"""What makes MLflow's UI open an experiment on its runs; it guesses at language-model traces else."""
 
 
 @cache
@@ -41,7 +43,8 @@ def ensure_experiment(state: State, name: str) -> str:
         if known is not None:
             return str(known.experiment_id)
         location = f"{state.artifact_root}/{name}"
-        return str(client(state.tracking_uri).create_experiment(name, artifact_location=location))
+        made = client(state.tracking_uri).create_experiment(name, location, tags=MODEL_TRAINING)
+        return str(made)
 
 
 def finished_run(state: State, run_key: str) -> str | None:
