@@ -24,8 +24,12 @@ ERROR = "isoflop.error"
 REPORT = "isoflop.report"
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
-MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
-"""What makes MLflow's UI open an experiment on its runs; it guesses at language-model traces else."""
+MODEL_TRAINING = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.experiment.primaryMetric.name": "loss",
+    "mlflow.experiment.primaryMetric.greaterIsBetter": "false",
+}
+"""What MLflow's UI reads off an experiment: that it holds trainings, and the metric to show first."""
 
 
 @cache
