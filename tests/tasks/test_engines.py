@@ -7,6 +7,7 @@ import subprocess
 import sysconfig
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from shutil import copyfile
@@ -99,6 +100,14 @@ def fresh(mlflow_template: Path, home: Path) -> State:
     state = open_state(home)
     copyfile(mlflow_template, state.tracking_db)
     return state
+
+
+@pytest.fixture(autouse=True, scope="module")
+def full_priority() -> Iterator[None]:
+    """Ray lowers its workers' priority; on a busy machine of two cores they would hardly get on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")
+        yield
 
 
 @pytest.fixture(scope="module")
