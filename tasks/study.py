@@ -100,7 +100,8 @@ def origin_of(study: Study, sweep: Sweep) -> Provenance:
     return Provenance(
         sweep=sweep.name,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        source=f"published runs from {len(files)} files: {', '.join(files)}" if files else "published runs",
+        source=f"{study.runs.height} published runs",
+        data={"files": ", ".join(files)},
         versions=versions(),
         git_revision=git_revision(),
         wall_time_s=time.time() - sweep.started_at,

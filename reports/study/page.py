@@ -17,17 +17,20 @@ from reports.study.view import study_view
 from sweeps.study import Study
 from sweeps.study.conclusions import Statement, conclusions
 from sweeps.study.errata import errata
+from sweeps.study.inference import paper_measurements
 from sweeps.study.reproduction import Row, reproduction
+from sweeps.study.study import MOST_RESAMPLES
 
 TITLE = "xLSTM Scaling Laws"
 BADGES = {
-    "supported": ("good", "Supported"),
-    "partly": ("warning", "Supported in part"),
-    "consistent": ("warning", "Not rejected"),
-    "undecided": ("warning", "Not decided"),
-    "contradicted": ("error", "Not borne out"),
-    "absent": ("", "Data not given"),
+    "supported": "good",
+    "partly": "warning",
+    "consistent": "warning",
+    "undecided": "warning",
+    "contradicted": "error",
+    "absent": "",
 }
+"""The colour of a verdict."""
 
 
 def render(study: Study, provenance: Provenance) -> str:
@@ -41,7 +44,10 @@ def render(study: Study, provenance: Provenance) -> str:
             provenance=provenance,
             headline=headline(rows),
             lead=lead(rows, statements),
-            statements=[(s, BADGES[s.verdict], spread(s), _filled(tables.evidence(s))) for s in statements],
+            statements=[
+                (s, (BADGES[s.verdict], tables.VERDICTS[s.verdict]), spread(s), _filled(tables.evidence(s)))
+                for s in statements
+            ],
             mistakes=[(m, _filled(tables.erratum(m))) for m in mistakes],
             figures=drawn,
             tables=made_tables(study, rows, statements),
@@ -102,7 +108,7 @@ def lead(rows: tuple[Row, ...], statements: tuple[Statement, ...]) -> str:
     """What "reproduced" means here, and how many conclusions stand how."""
     count = {kind: sum(row.standing == kind for row in rows) for kind in tables.STANDINGS}
     by = {kind: sum(s.verdict == kind for s in statements) for kind in BADGES}
-    parts = [f"{n} {BADGES[kind][1].lower()}" for kind, n in by.items() if n]
+    parts = [f"{n} {tables.VERDICTS[kind].lower()}" for kind, n in by.items() if n]
     return (
         f"{count['reproduced']} come out as printed, {count['clean']} as the authors' method gives them"
         f" on these runs, which hold none of their 32 copies, {count['lower']} parametric fits at a lower"
@@ -128,16 +134,21 @@ def spread(statement: Statement) -> str:
 def facts(study: Study, provenance: Provenance) -> list[tuple[str, str]]:
     """How the numbers came about."""
     s = study.settings
+    parametric = min(s.resamples, MOST_RESAMPLES)
     known = {
         "Paper": "xLSTM Scaling Laws, arXiv:2510.02228; repository NX-AI/xlstm_scaling_laws",
         "Names": "the paper's xLSTM is the mLSTM here, its Llama the Transformer",
         "Source of the runs": provenance.source,
+        "Files": str(provenance.data.get("files", "")),
         "Runs": f"{study.runs.height} finished runs of the paper's data set; {study.copies} repeat another",
         "Losses": f"{study.bounded_runs} known to an interval, the others exactly; nats per token on DCLM",
-        "Measurements": f"{study.inference.height} rows of inference",
+        "Measurements": f"{paper_measurements(study.inference).height} of inference"
+        if study.runtimes
+        else "",
         "Compute": "forward and backward by the paper's formulas, causal half of the attention, embeddings"
         " in N",
         "Intervals": f"{s.level:.0%}, {s.resamples} resamples, seed {s.seed}",
+        "Resamples of L(N, D)": f"{parametric} of each parametric fit" if study.intervals else "",
         "Parametric fits": f"{len(study.fits)} cells of the authors' grid",
         "Made": provenance.created_at,
         "Git revision": provenance.git_revision or "",
@@ -150,4 +161,4 @@ def facts(study: Study, provenance: Provenance) -> list[tuple[str, str]]:
 def summary(study: Study) -> list[str]:
     """A few lines for a terminal: the headline and every conclusion."""
     rows = reproduction(study)
-    return [headline(rows), *(f"{BADGES[s.verdict][1].lower()}: {s.claim}" for s in conclusions(study))]
+    return [headline(rows), *(f"{tables.VERDICTS[s.verdict].lower()}: {s.claim}" for s in conclusions(study))]

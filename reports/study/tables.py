@@ -23,6 +23,16 @@ STANDINGS = {
 }
 
 
+VERDICTS = {
+    "supported": "Supported",
+    "partly": "Supported in part",
+    "consistent": "Not rejected",
+    "undecided": "Not decided",
+    "contradicted": "Not borne out",
+    "absent": "Data not given",
+}
+
+
 def digits(count: int) -> Form:
     """A form of so many significant digits."""
     return lambda value: numbers.exact(value, count)
@@ -95,14 +105,15 @@ def reproduction(rows: Sequence[Row]) -> Table:
 
 def _reproduced(row: Row) -> tuple[Cell, ...]:
     theirs, ours = row.objectives if row.objectives else (float("nan"), float("nan"))
-    sign = places(7) if not row.relative else (lambda v: f"{v:.1e}" if numbers.known(v) else "")
+    form = digits(7) if row.tolerance else numbers.plain
+    sign = (lambda v: f"{v:.1e}" if v else "0") if row.relative else places(7)
     gap = row.difference if np.isfinite(row.got) else float("nan")
     tolerance = f"{row.tolerance:.0e}" + ("" if row.relative else " abs") if row.tolerance else "exact"
     return (
         Cell(row.group),
         Cell(row.what),
-        number(row.printed, digits(7)),
-        number(row.got, digits(7)),
+        number(row.printed, form),
+        number(row.got, form),
         number(gap, sign),
         Cell(tolerance, mark="quiet"),
         Cell(STANDINGS[row.standing], mark="bad" if row.standing == "differs" else ""),
@@ -407,8 +418,10 @@ _COUNTS = {
 
 def runtimes(study: Study) -> Table:
     """Runtime fits by both methods."""
+    known = {(p.kind, p.model): p for p in printed.RUNTIMES}
     rows = []
     for f in study.runtimes:
+        was = known.get((f.kind, f.model))
         ours = {} if f.ours is None else f.ours.params
         rate = ours.get("flops_per_s" if f.kind == "ttft" else "bytes_per_s", _UNKNOWN)
         rows.append(
@@ -417,7 +430,7 @@ def runtimes(study: Study) -> Table:
                 Cell(f.model),
                 integer(f.n),
                 integer(f.unique_used),
-                number(f.resampled.rate, tera),
+                number(was.rate if was else None, tera),
                 number(f.all_rows.rate, tera),
                 *estimate(rate, tera),
                 *estimate(ours.get("overhead", _UNKNOWN), milliseconds),
@@ -426,7 +439,7 @@ def runtimes(study: Study) -> Table:
                 number(f.all_rows.mape, percent),
                 number(f.ours_mape, percent),
                 number(f.one_rate_mape, percent),
-                Cell(f.refusal),
+                Cell("their form is not identified" if f.refusal else "", mark="quiet"),
             )
         )
     return Table(
@@ -559,7 +572,7 @@ def statements(found: Iterable[Statement]) -> Table:
         rows=tuple(
             (
                 Cell(s.claim),
-                Cell(s.verdict),
+                Cell(VERDICTS[s.verdict]),
                 integer(len(s.evidence)),
                 integer(sum(e.bears_out for e in s.evidence)),
             )

@@ -70,6 +70,8 @@ class Study:
         return tuple(sorted({c.context_length for c in self.curves}))
 
 
+MOST_RESAMPLES = 1000
+"""Of a parametric fit: each costs a hundred of a parabola's, and 1,000 place an end of E to a tenth."""
 COMPUTE_COLUMNS = ("train_flops", "train_flops_chinchilla", "train_flops_tfla")
 
 
@@ -108,7 +110,8 @@ def _analysed(
     if fits is None:
         fits = fit_cells(table, fittable(table), workers=s.workers)
     headline = [f for c, f in fits.items() if c.delta == 1e-3 and c.max_ratio > 1000]
-    intervals = with_intervals(table, headline, **drawn)  # type: ignore[arg-type]
+    resamples = min(s.resamples, MOST_RESAMPLES)
+    intervals = with_intervals(table, headline, resamples=resamples, level=s.level, seed=s.seed)
     lines = {column: fit_lines(table, flops=column) for column in COMPUTE_COLUMNS}
     tests = (parallel_test(lines["train_flops"], arch, s.level) for arch in (TRANSFORMER, XLSTM))
     return Study(
