@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
@@ -12,7 +13,8 @@ from reports import render
 from sweeps.laws import Analysis, LawSettings, analyse
 from tests.browser import sweep
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make setup")
+if TYPE_CHECKING:
+    from playwright import sync_api
 
 FLAGS = (
     "--no-sandbox",
@@ -63,6 +65,7 @@ class Opened:
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator["sync_api.Browser"]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make setup")
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         pytest.skip("no Chromium on this machine: make browser")
