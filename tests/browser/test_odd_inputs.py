@@ -64,7 +64,8 @@ def test_names_of_any_kind(open_page: Open, table: pl.DataFrame, fitted: Analysi
         run_name=pl.lit(name), device=pl.lit(name), arch=pl.col("arch").replace("mlstm", name)
     )
     groups = tuple(replace(g, arch=name) if g.arch == "mlstm" else g for g in fitted.groups)
-    compared = tuple(replace(c, other=name) if c.other == "mlstm" else c for c in fitted.comparisons)
+    called = {"mlstm": name, "transformer": "transformer"}
+    compared = tuple(replace(c, better=called[c.better], other=called[c.other]) for c in fitted.comparisons)
     renamed = replace(fitted, groups=groups, comparisons=compared, context_laws=())
     opened = open_page(render(named, renamed, sweep.provenance(sweep=name)))
     opened.page.on("dialog", lambda dialog: opened.complaints.append("an alert"))
