@@ -28,7 +28,7 @@ from sweeps.study import Study
 from sweeps.study.contexts import TRANSFORMER, XLSTM
 
 ARCHS = (TRANSFORMER, XLSTM)
-_HEIGHT = 270
+HEIGHT = 270
 COMPUTE = "Training compute (FLOPs)"
 
 
@@ -127,13 +127,13 @@ def gaps(study: Study) -> Figure | None:
             Panel(
                 title="Size at the optimum",
                 chart=layer(
-                    neutral_line(1.0), *interval_layers(rows, x, ratio, color, tips, "ratio"), height=_HEIGHT
+                    neutral_line(1.0), *interval_layers(rows, x, ratio, color, tips, "ratio"), height=HEIGHT
                 ),
             ),
             Panel(
                 title="Loss at the optimum",
                 chart=layer(
-                    neutral_line(0.0), *interval_layers(rows, x, gap, color, tips, "gap"), height=_HEIGHT
+                    neutral_line(0.0), *interval_layers(rows, x, gap, color, tips, "gap"), height=HEIGHT
                 ),
             ),
         ),
@@ -175,7 +175,7 @@ def contexts(study: Study) -> Figure | None:
             .encode(x=x, y=y, color=color, detail="series:N")
         )
         marks = interval_layers(rows, x, y, color, ("Architecture", "Context", "Compute"))
-        panels.append(Panel(title=title, chart=layer(lines, *marks, height=_HEIGHT)))
+        panels.append(Panel(title=title, chart=layer(lines, *marks, height=HEIGHT)))
     listed = ", ".join(numbers.flops(b) for b in budgets)
     return Figure(
         key="contexts",
@@ -250,8 +250,8 @@ def frontier(study: Study) -> Figure | None:
             " interval holds 0, dominance is not decided."
         ),
         panels=(
-            Panel(title="Loss against compute", chart=layer(lines, runs, height=_HEIGHT)),
-            Panel(title="Gap of the hulls", chart=layer(neutral_line(0.0), *marks, height=_HEIGHT)),
+            Panel(title="Loss against compute", chart=layer(lines, runs, height=HEIGHT)),
+            Panel(title="Gap of the hulls", chart=layer(neutral_line(0.0), *marks, height=HEIGHT)),
         ),
         legend=arch_swatches(),
     )
@@ -308,7 +308,7 @@ def overtraining(study: Study) -> Figure | None:
             alt.Chart(inline(points))
             .mark_point(filled=True, size=45, opacity=1)
             .encode(x=x, y=y, color=color, tooltip=["run:N", "M:N", "C:Q", "y:Q"]),
-            height=_HEIGHT,
+            height=HEIGHT,
         )
         panels.append(Panel(title=arch_label(arch), chart=chart))
     panels.append(Panel(title="Slopes", chart=_slopes(study)))
@@ -343,7 +343,7 @@ def _slopes(study: Study) -> Chart:
     x = log_x("M", column(rows, "M"), "Tokens a parameter D/N", form="plain")
     y = linear_y("y", ends(rows), "Slope of ln L on ln C")
     marks = interval_layers(rows, x, y, arch_color_scale(), ("D/N", "Slope"))
-    return layer(*marks, height=_HEIGHT)
+    return layer(*marks, height=HEIGHT)
 
 
 def offsets(study: Study) -> Figure | None:
@@ -371,7 +371,7 @@ def offsets(study: Study) -> Figure | None:
         axis = alt.Axis(values=[1, 2, 3], labelExpr=labels, grid=False)
         x = alt.X("place:Q", title="Runs fitted", scale=alt.Scale(domain=[0.5, 3.5]), axis=axis)
         marks = interval_layers(rows, x, y, arch_color_scale(), ("Runs", "E"))
-        panels.append(Panel(title=title, chart=layer(*marks, height=_HEIGHT)))
+        panels.append(Panel(title=title, chart=layer(*marks, height=HEIGHT)))
     return Figure(
         key="offsets",
         caption=(
@@ -382,90 +382,6 @@ def offsets(study: Study) -> Figure | None:
         ),
         panels=tuple(panels),
         legend=arch_swatches(),
-    )
-
-
-def times(study: Study) -> Figure | None:
-    """Measured times of the xLSTM over the Transformer's, against the prefill."""
-    if not study.time_ratios:
-        return None
-    panels = []
-    titles = {"ttft": "Time to first token", "step_time": "Time of a decode step"}
-    for kind, title in titles.items():
-        found = [r for r in study.time_ratios if r.kind == kind]
-        rows: Rows = [
-            {"T": r.prefill, "Prefill": f"{r.prefill:,}", "Mean": spelt(r.mean, 3), **bounds(r.mean)}
-            for r in found
-        ]
-        single: Rows = [
-            {"T": r.prefill, "y": six(ratio), "Size": size, "Ratio": numbers.fixed(ratio, 3)}
-            for r in found
-            for size, ratio in zip(r.sizes, r.ratios, strict=True)
-        ]
-        x = log_x("T", column(rows, "T"), "Prefill (tokens)", form="plain")
-        y = log_y("y", [*ends(rows), *ends(single), 1.0], "xLSTM / Transformer", form="plain")
-        sizes = (
-            alt.Chart(inline(single))
-            .mark_point(size=26, opacity=0.7, filled=True, color=var("muted"))
-            .encode(x=x, y=y, tooltip=["Size:N", "Ratio:N"])
-        )
-        marks = interval_layers(rows, x, y, alt.value(arch_color(1)), ("Prefill", "Mean"))
-        panels.append(Panel(title=title, chart=layer(neutral_line(1.0), sizes, *marks, height=_HEIGHT)))
-    return Figure(
-        key="times",
-        caption=(
-            "Measured time of the xLSTM over that of the Transformer of the same nominal size, one"
-            " sequence, on an"
-            " H100. Grey: single sizes. Colour: their geometric mean with Student's interval."
-        ),
-        panels=tuple(panels),
-    )
-
-
-def runtime_errors(study: Study) -> Figure | None:
-    """Mean relative error of the runtime models, published, repeated on every row, and ours."""
-    if not study.runtimes:
-        return None
-    kinds = {"ttft": "Time to first token", "step_time": "Time of a decode step"}
-    series = [("published", var("muted")), ("their form, all rows", arch_color(4)), ("ours", arch_color(2))]
-    names = [name for name, _ in series]
-    shapes = alt.Shape("series:N", scale=alt.Scale(domain=names, range=list(ARCH_SHAPES[:3])), legend=None)
-    panels = []
-    for kind, title in kinds.items():
-        rows: Rows = [
-            {"model": f.model, "series": name, "y": six(100 * value), "Error": f"{100 * value:.1f} %"}
-            for f in study.runtimes
-            if f.kind == kind
-            for (name, _), value in zip(series, (f.resampled.mape, f.all_rows.mape, f.ours_mape), strict=True)
-        ]
-        order = list(dict.fromkeys(row["model"] for row in rows))
-        x = alt.X("model:N", title=None, sort=order, axis=alt.Axis(labelAngle=-40, grid=False))
-        y = log_y("y", column(rows, "y"), "Mean relative error (%)", form="plain")
-        chart = (
-            alt.Chart(inline(rows))
-            .mark_point(filled=True, size=70, opacity=0.95)
-            .encode(
-                x=x,
-                y=y,
-                color=color_scale("series:N", series),
-                shape=shapes,
-                tooltip=["model:N", "series:N", "Error:N"],
-            )
-            .properties(height=_HEIGHT)
-        )
-        panels.append(Panel(title=title, chart=chart))
-    return Figure(
-        key="runtime-errors",
-        caption=(
-            "How far the runtime models miss the measurements, on every row that was measured. Published"
-            " fits saw"
-            " one bootstrap resample and weighed milliseconds; ours weigh relative errors."
-        ),
-        panels=tuple(panels),
-        legend=tuple(
-            Swatch(label=label, color=color, shape=shape)
-            for (label, color), shape in zip(series, ARCH_SHAPES, strict=False)
-        ),
     )
 
 
@@ -499,7 +415,7 @@ def grid(study: Study) -> Figure | None:
             chart = layer(
                 base.mark_line(strokeWidth=1.2, opacity=0.7).encode(x=x, y=y, color=color, detail="series:N"),
                 base.mark_point(filled=True, size=26, opacity=1).encode(x=x, y=y, color=color, tooltip=tips),
-                height=_HEIGHT,
+                height=HEIGHT,
             )
             panels.append(Panel(title=f"{name} runs", chart=chart))
     return Figure(

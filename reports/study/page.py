@@ -12,7 +12,8 @@ from reports.figures import Figure
 from reports.numbers import has_interval
 from reports.palette import css_variables
 from reports.provenance import Provenance
-from reports.study import figures, tables
+from reports.study import figures, runtime_figures, tables, verdict_tables
+from reports.study.verdict_tables import VERDICTS
 from reports.study.view import study_view
 from sweeps.study import Study
 from sweeps.study.conclusions import Statement, conclusions
@@ -45,10 +46,15 @@ def render(study: Study, provenance: Provenance) -> str:
             headline=headline(rows),
             lead=lead(rows, statements),
             statements=[
-                (s, (BADGES[s.verdict], tables.VERDICTS[s.verdict]), spread(s), _filled(tables.evidence(s)))
+                (
+                    s,
+                    (BADGES[s.verdict], VERDICTS[s.verdict]),
+                    spread(s),
+                    _filled(verdict_tables.evidence(s)),
+                )
                 for s in statements
             ],
-            mistakes=[(m, _filled(tables.erratum(m))) for m in mistakes],
+            mistakes=[(m, _filled(verdict_tables.erratum(m))) for m in mistakes],
             figures=drawn,
             tables=made_tables(study, rows, statements),
             facts=facts(study, provenance),
@@ -73,7 +79,7 @@ def draw(study: Study, provenance: Provenance) -> dict[str, list[Figure]]:
         "frontier": [figures.frontier(study)],
         "overtraining": [figures.overtraining(study)],
         "parametric": [figures.offsets(study), figures.grid(study)],
-        "inference": [figures.times(study), figures.runtime_errors(study)],
+        "inference": [runtime_figures.times(study), runtime_figures.runtime_errors(study)],
     }
     return {name: [figure for figure in part if figure is not None] for name, part in made.items()}
 
@@ -84,9 +90,9 @@ def made_tables(
     """Every table of the page by the name of its maker."""
     found = {make.__name__: _filled(make(study)) for make in tables.MAKERS}
     found |= {
-        "reproduction": _filled(tables.reproduction(rows)),
-        "tally": tables.tally(rows),
-        "statements": tables.statements(statements),
+        "reproduction": _filled(verdict_tables.reproduction(rows)),
+        "tally": verdict_tables.tally(rows),
+        "statements": verdict_tables.statements(statements),
     }
     return found
 
@@ -97,7 +103,7 @@ def _filled(table: Table) -> Table | None:
 
 def headline(rows: tuple[Row, ...]) -> str:
     """What came out, in a sentence."""
-    count = {kind: sum(row.standing == kind for row in rows) for kind in tables.STANDINGS}
+    count = {kind: sum(row.standing == kind for row in rows) for kind in verdict_tables.STANDINGS}
     known = len(rows) - count["absent"]
     met = known - count["differs"]
     every = "All" if met == known else f"{met} of the"
@@ -106,9 +112,9 @@ def headline(rows: tuple[Row, ...]) -> str:
 
 def lead(rows: tuple[Row, ...], statements: tuple[Statement, ...]) -> str:
     """What "reproduced" means here, and how many conclusions stand how."""
-    count = {kind: sum(row.standing == kind for row in rows) for kind in tables.STANDINGS}
+    count = {kind: sum(row.standing == kind for row in rows) for kind in verdict_tables.STANDINGS}
     by = {kind: sum(s.verdict == kind for s in statements) for kind in BADGES}
-    parts = [f"{n} {tables.VERDICTS[kind].lower()}" for kind, n in by.items() if n]
+    parts = [f"{n} {VERDICTS[kind].lower()}" for kind, n in by.items() if n]
     return (
         f"{count['reproduced']} come out as printed, {count['clean']} as the authors' method gives them"
         f" on these runs, which hold none of their 32 copies, {count['lower']} parametric fits at a lower"
@@ -161,4 +167,7 @@ def facts(study: Study, provenance: Provenance) -> list[tuple[str, str]]:
 def summary(study: Study) -> list[str]:
     """A few lines for a terminal: the headline and every conclusion."""
     rows = reproduction(study)
-    return [headline(rows), *(f"{tables.VERDICTS[s.verdict].lower()}: {s.claim}" for s in conclusions(study))]
+    return [
+        headline(rows),
+        *(f"{VERDICTS[s.verdict].lower()}: {s.claim}" for s in conclusions(study)),
+    ]
