@@ -16,10 +16,11 @@ from reports.study import figures, runtime_figures, tables, verdict_tables
 from reports.study.verdict_tables import VERDICTS
 from reports.study.view import study_view
 from sweeps.study import Study
-from sweeps.study.conclusions import Statement, conclusions
+from sweeps.study.conclusions import conclusions
 from sweeps.study.errata import errata
 from sweeps.study.inference import paper_measurements
 from sweeps.study.reproduction import Row, reproduction
+from sweeps.study.statements import Statement
 from sweeps.study.study import MOST_RESAMPLES
 
 TITLE = "xLSTM Scaling Laws"

@@ -8,8 +8,8 @@ from reports import numbers
 from reports.cells import Cell, Table, estimate, integer, left, number, right, yes
 from reports.study.tables import digits, form_of, places
 from sweeps.study import errata
-from sweeps.study.conclusions import Statement
 from sweeps.study.reproduction import Row
+from sweeps.study.statements import Statement
 
 STANDINGS = {
     "reproduced": "as printed",

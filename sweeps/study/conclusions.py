@@ -2,47 +2,14 @@
 level. A statement that the intervals do not bear out says so, and one whose data are not given says that.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
-
-from sweeps.laws import Estimate
 from sweeps.laws.intervals import estimate
 from sweeps.study.contexts import TRANSFORMER, XLSTM
 from sweeps.study.data import power
 from sweeps.study.isoflop import curves_of, our_law
 from sweeps.study.parametric import CONTEXT_LENGTH
+from sweeps.study.statements import Evidence, Statement, absent, level_of, listed, verdict_of
 from sweeps.study.study import Study
-
-Verdict = Literal["supported", "partly", "consistent", "undecided", "contradicted", "absent"]
-"""`consistent`: a claim that something is equal or constant, which the data do not reject; no proof of it."""
-Form = Literal["ratio", "nats", "log", "exponent", "count", "slope", "time"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """One number behind a statement."""
-
-    what: str
-    value: Estimate
-    form: Form
-    bears_out: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Statement:
-    """A conclusion and how it stands."""
-
-    key: str
-    claim: str
-    verdict: Verdict
-    comment: str
-    """What the verdict rests on and what limits it."""
-    evidence: tuple[Evidence, ...] = ()
-    quantity: str = ""
-    """What the evidence's numbers are, where they are all of one kind."""
+from sweeps.study.training_conclusions import at_constant_ratio, offset, one_slope, pareto, slopes_differ
 
 
 def conclusions(study: Study) -> tuple[Statement, ...]:
@@ -54,29 +21,16 @@ def conclusions(study: Study) -> tuple[Statement, ...]:
         _xlstm_constant(study),
         _lower_loss(study),
         _gap_with_context(study),
-        _pareto(study),
-        _at_constant_ratio(study),
-        _one_slope(study),
-        _slopes_differ(study),
+        pareto(study),
+        at_constant_ratio(study),
+        one_slope(study),
+        slopes_differ(study),
         _law_extrapolates(study),
-        _offset(study),
+        offset(study),
         _ttft(study),
         _step_time(study),
         _batch(study),
     )
-
-
-def _verdict(evidence: Sequence[Evidence]) -> Verdict:
-    borne_out = sum(e.bears_out for e in evidence)
-    if not evidence:
-        return "absent"
-    if borne_out == len(evidence):
-        return "supported"
-    return "partly" if borne_out else "undecided"
-
-
-def _level(study: Study) -> str:
-    return f"{study.settings.level:.0%}"
 
 
 def _larger(study: Study) -> Statement:
@@ -93,9 +47,9 @@ def _larger(study: Study) -> Statement:
         key="larger",
         quantity="N* of the xLSTM over that of the Transformer",
         claim="At equal compute the compute-optimal xLSTM is larger than the compute-optimal Transformer",
-        verdict=_verdict(evidence),
+        verdict=verdict_of(evidence),
         comment=(
-            f"The {_level(study)} intervals are of the vertices' ratio, runs redrawn within each budget."
+            f"The {level_of(study)} intervals are of the vertices' ratio, runs redrawn within each budget."
             f" One run a"
             " point and one learning rate a width: noise of seeds and of tuning is not in them."
         ),
@@ -106,7 +60,7 @@ def _larger(study: Study) -> Statement:
 def _larger_with_context(study: Study) -> Statement:
     evidence = tuple(
         Evidence(
-            what=f"exponent of the ratio in T at {power(t.budget)} FLOPs, contexts {_listed(t.contexts)}",
+            what=f"exponent of the ratio in T at {power(t.budget)} FLOPs, contexts {listed(t.contexts)}",
             value=t.N_ratio_exponent,
             form="exponent",
             bears_out=t.N_ratio_exponent.low > 0,
@@ -117,7 +71,7 @@ def _larger_with_context(study: Study) -> Statement:
         key="larger-with-context",
         quantity="Exponent of that ratio in the context length",
         claim="The longer the context, the larger the compute-optimal xLSTM against the Transformer",
-        verdict=_verdict(evidence),
+        verdict=verdict_of(evidence),
         comment=_contexts_comment(study),
         evidence=evidence,
     )
@@ -148,7 +102,7 @@ def _transformer_shrinks(study: Study) -> Statement:
         key="transformer-shrinks",
         quantity="Exponent of N* in the context length",
         claim="The Transformer's compute-optimal size falls with the context",
-        verdict=_verdict(evidence),
+        verdict=verdict_of(evidence),
         comment=_contexts_comment(study),
         evidence=evidence,
     )
@@ -165,7 +119,7 @@ def _xlstm_constant(study: Study) -> Statement:
         for law in study.context_laws
         if (law.arch, law.quantity) == (XLSTM, "N")
     )
-    verdict = _verdict(evidence)
+    verdict = verdict_of(evidence)
     widest = max((max(abs(e.value.low), abs(e.value.high)) for e in evidence), default=0.0)
     ratio = max(study.contexts, default=1) / min(study.contexts, default=1)
     return Statement(
@@ -196,7 +150,7 @@ def _lower_loss(study: Study) -> Statement:
         key="lower-loss",
         quantity="L* of the xLSTM minus that of the Transformer, nats",
         claim="At equal compute the compute-optimal xLSTM reaches a lower loss than the Transformer",
-        verdict=_verdict(evidence),
+        verdict=verdict_of(evidence),
         comment="Losses at the vertices of the parabolas, in nats per token.",
         evidence=evidence,
     )
@@ -216,139 +170,9 @@ def _gap_with_context(study: Study) -> Statement:
         key="gap-with-context",
         quantity="Change of that gap from the shortest to the longest context, nats",
         claim="The xLSTM's lead in loss grows with the context",
-        verdict=_verdict(evidence),
+        verdict=verdict_of(evidence),
         comment=_contexts_comment(study),
         evidence=evidence,
-    )
-
-
-def _pareto(study: Study) -> Statement:
-    found = study.dominance
-    claim = "The xLSTM's loss-compute frontier lies below the Transformer's everywhere (Pareto dominance)"
-    if found is None:
-        return _absent("pareto", claim, "needs the token/parameter runs of both architectures")
-    evidence = tuple(
-        Evidence(
-            what=f"ln L xLSTM minus ln L Transformer along the hulls at {power(g.C)} FLOPs",
-            value=g.log_loss_gap,
-            form="log",
-            bears_out=g.log_loss_gap.high < 0,
-        )
-        for g in found.gaps
-    )
-    decided = [g.C for g in found.gaps if g.log_loss_gap.high < 0]
-    reach = (
-        f" The interval leaves 0 out up to {power(max(decided))} FLOPs, and not beyond." if decided else ""
-    )
-    return Statement(
-        key="pareto",
-        quantity="ln L of the xLSTM's hull minus the Transformer's",
-        claim=claim,
-        verdict=_verdict(evidence),
-        comment=(
-            f"{found.beaten} of {found.transformer_runs} Transformer runs are beaten by an xLSTM run at no"
-            f" more"
-            f" compute, {found.beaten_xlstm} of {found.xlstm_runs} xLSTM runs by a Transformer run.{reach}"
-        ),
-        evidence=evidence,
-    )
-
-
-def _at_constant_ratio(study: Study) -> Statement:
-    evidence = tuple(
-        Evidence(
-            what=f"ln L xLSTM minus ln L Transformer at D/N = {g.ratio:g} and {power(g.C)} FLOPs",
-            value=g.log_loss_gap,
-            form="log",
-            bears_out=g.log_loss_gap.high < 0,
-        )
-        for g in study.ratio_gaps
-    )
-    few = sorted({x.ratio for x in study.lines["train_flops"]} - {g.ratio for g in study.ratio_gaps})
-    left = f" Not tested, for want of three runs: D/N = {_listed(few)}." if few else ""
-    return Statement(
-        key="constant-ratio",
-        quantity="ln L of the xLSTM minus the Transformer's",
-        claim="In over-training, at constant tokens a parameter, the xLSTM is better at equal compute",
-        verdict=_verdict(evidence),
-        comment=f"Between the lines of ln L on ln C at the middle of the computes that both cover.{left}",
-        evidence=evidence,
-    )
-
-
-def _one_slope(study: Study) -> Statement:
-    claim = "Loss falls with compute at the same rate however much a model is over-trained (constant slopes)"
-    if not study.parallel:
-        return _absent("one-slope", claim, "needs three runs at two ratios")
-    kept = all(test.p_value > 1 - study.settings.level for test in study.parallel)
-    tests = "; ".join(
-        f"{'xLSTM' if t.arch == XLSTM else 'Transformer'}: F({t.freedom[0]}, {t.freedom[1]}) = {t.F:.2f},"
-        f" p = {t.p_value:.2f}"
-        for t in study.parallel
-    )
-    evidence = tuple(
-        Evidence(
-            what=f"slope shared by the ratios, {'xLSTM' if t.arch == XLSTM else 'Transformer'}",
-            value=t.common_slope,
-            form="slope",
-            bears_out=t.p_value > 1 - study.settings.level,
-        )
-        for t in study.parallel
-    )
-    return Statement(
-        key="one-slope",
-        quantity="Slope of ln L on ln C",
-        claim=claim,
-        verdict="consistent" if kept else "contradicted",
-        comment=(
-            f"One slope for all ratios is not rejected ({tests}): the data are consistent with the claim,"
-            f" with"
-            " four to seven runs a ratio."
-            if kept
-            else f"One slope for all ratios is rejected ({tests})."
-        ),
-        evidence=evidence,
-    )
-
-
-def _slopes_differ(study: Study) -> Statement:
-    claim = "At a constant ratio xLSTM and Transformer gain from compute at the same rate"
-    sides = {t.arch: t.common_slope for t in study.parallel}
-    if len(sides) < 2:
-        return _absent("slopes-differ", claim, "needs the token/parameter runs of both architectures")
-    one, two = sides[XLSTM], sides[TRANSFORMER]
-    half = float(np.hypot((one.high - one.low) / 2, (two.high - two.low) / 2))
-    gap = one.value - two.value
-    value = Estimate(value=gap, low=gap - half, high=gap + half, level=one.level, method="shared slopes")
-    same = value.low <= 0 <= value.high
-    single = tuple(
-        Evidence(
-            what=f"slope xLSTM minus slope Transformer at D/N = {g.ratio:g}",
-            value=g.slope_difference,
-            form="slope",
-            bears_out=g.slope_difference.low <= 0 <= g.slope_difference.high,
-        )
-        for g in study.ratio_gaps
-    )
-    pooled = Evidence(
-        what="slope xLSTM minus slope Transformer, one slope each for all ratios",
-        value=value,
-        form="slope",
-        bears_out=same,
-    )
-    steeper = "Transformer" if gap > 0 else "xLSTM"
-    return Statement(
-        key="slopes-differ",
-        quantity="Slope of the xLSTM minus the Transformer's",
-        claim=claim,
-        verdict="consistent" if same else "contradicted",
-        comment=(
-            "The difference of the shared slopes holds 0."
-            if same
-            else f"No single ratio decides it, but over all of them the {steeper}'s loss falls faster:"
-            " the lead narrows as compute grows."
-        ),
-        evidence=(pooled, *single),
     )
 
 
@@ -358,7 +182,7 @@ def _law_extrapolates(study: Study) -> Statement:
     law = None if curves is None else our_law(curves, "N", 4, study.settings.level)
     top = None if curves is None else curves.ours.at_vertex("N", 6e20)
     if curves is None or law is None or top is None:
-        return _absent("extrapolates", claim, "needs the xLSTM's five budgets at context 8192")
+        return absent("extrapolates", claim, "needs the xLSTM's five budgets at context 8192")
     C = next(p.train_flops for p in curves.ours.parabolas if p.budget == 6e20)
     vertex = next(p.N for p in curves.ours.parabolas if p.budget == 6e20)
     draws = law.draws_at(C) / curves.ours.draws["N"][:, list(curves.budgets).index(6e20)]
@@ -382,40 +206,6 @@ def _law_extrapolates(study: Study) -> Statement:
     )
 
 
-def _offset(study: Study) -> Statement:
-    evidence = tuple(
-        Evidence(
-            what=(
-                f"E, {'xLSTM' if o.arch == XLSTM else 'Transformer'}, {'with' if o.gamma else 'without'}"
-                f" gamma,"
-                f" {name} runs"
-            ),
-            value=value,
-            form="nats",
-            bears_out=o.agree,
-        )
-        for o in study.offsets
-        for name, value in sorted(o.by_set.items())
-    )
-    claim = "The parametric law has an irreducible loss E that the data determine"
-    if not evidence:
-        return _absent("offset", claim, "needs runs at context 8192")
-    agree = any(o.agree for o in study.offsets)
-    return Statement(
-        key="offset",
-        quantity="E, nats",
-        claim=claim,
-        verdict="partly" if agree else "contradicted",
-        comment=(
-            "The intervals of E from the isoflop and the token/parameter runs leave each other out: what E is"
-            " depends on which runs are fitted. Use the laws inside the range of their runs."
-            if not agree
-            else "The intervals of E agree between the sets of runs for some forms only."
-        ),
-        evidence=evidence,
-    )
-
-
 def _ttft(study: Study) -> Statement:
     return _times(
         study, "ttft", "The xLSTM's time to first token is shorter at long prefills", "time to first token"
@@ -434,7 +224,7 @@ def _step_time(study: Study) -> Statement:
 def _times(study: Study, kind: str, claim: str, label: str) -> Statement:
     ratios = [r for r in study.time_ratios if r.kind == kind]
     if not ratios:
-        return _absent(kind, claim, "needs the measurements of inference")
+        return absent(kind, claim, "needs the measurements of inference")
     evidence = tuple(
         Evidence(
             what=f"{label}: xLSTM / Transformer after {r.prefill:,} tokens, one sequence",
@@ -453,7 +243,7 @@ def _times(study: Study, kind: str, claim: str, label: str) -> Statement:
         key=kind.replace("_", "-"),
         quantity="Time of the xLSTM over the Transformer's",
         claim=claim,
-        verdict=_verdict(long_enough if kind == "ttft" else evidence),
+        verdict=verdict_of(long_enough if kind == "ttft" else evidence),
         comment=(
             f"{', '.join(parts)}. Geometric means over the model sizes with Student's interval; every time"
             f" was"
@@ -466,7 +256,7 @@ def _times(study: Study, kind: str, claim: str, label: str) -> Statement:
 def _batch(study: Study) -> Statement:
     claim = "Doubling the batch at 1e20 FLOPs leaves the compute-optimal loss and size unchanged"
     if not study.batch:
-        return _absent(
+        return absent(
             "batch",
             claim,
             "no budget was run with two batch sizes in the runs given (the set gbs256 is missing)",
@@ -487,16 +277,3 @@ def _batch(study: Study) -> Statement:
         comment="Parabolas at each batch size.",
         evidence=evidence,
     )
-
-
-def _absent(key: str, claim: str, why: str) -> Statement:
-    return Statement(key=key, claim=claim, verdict="absent", comment=f"Not given: {why}.")
-
-
-def _listed(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
-
-
-def evidence_of(statements: Sequence[Statement]) -> Iterator[tuple[Statement, Evidence]]:
-    """Every number behind the statements, beside its statement."""
-    return ((statement, evidence) for statement in statements for evidence in statement.evidence)

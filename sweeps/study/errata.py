@@ -4,7 +4,6 @@ give.
 One `Erratum` a mistake, one row a number; the last column carries an interval wherever there is one.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -441,8 +440,3 @@ def _offset(study: Study) -> Erratum:
         ),
         rows=tuple(rows),
     )
-
-
-def all_rows(found: tuple[Erratum, ...]) -> Iterator[tuple[Erratum, ErratumRow]]:
-    """Every number beside its mistake."""
-    return ((erratum, row) for erratum in found for row in erratum.rows)
