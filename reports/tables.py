@@ -311,7 +311,7 @@ _CHECKS = {
     "sensitivity": "Sensitivity: how the answer moves with the objective, the runs and the definition of N.",
     "parabola_bias": "Bias of the parabolas: what this grid does to exponents, N* and D* without noise.",
     "approach_1": "Approach 1: power laws through the envelope of the lowest losses.",
-    "next_runs": "What to train next: the runs that would narrow N* at the target most, error before and after.",
+    "next_runs": "What to train next: the runs that would narrow N* at the target most.",
     "next_budgets": "Where to centre the next budgets: N* by the power laws, and by the fitted law.",
     "serving": "Serving: the model of least training plus inference FLOPs at the loss of the best one.",
     "flops": "How compute was counted.",
