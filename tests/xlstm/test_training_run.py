@@ -438,3 +438,22 @@ def test_the_machine_is_watched(job: TrainJob, monkeypatch: pytest.MonkeyPatch) 
     metrics = MlflowClient(job.tracking_uri).get_run(train(job).mlflow_run_id).data.metrics
     assert metrics["system/cpu_utilization_percentage"] >= 0
     assert metrics["system/system_memory_usage_megabytes"] > 0
+
+
+def test_trainings_that_begin_at_once_name_the_same_data(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow's insert of a data set races; the second finds it there when it asks again."""
+    log_inputs, calls = MlflowClient.log_inputs, []
+
+    def race(client: MlflowClient, *args: object, **kwargs: object) -> None:
+        calls.append(args)
+        if len(calls) == 1:
+            raise MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.name")
+        log_inputs(client, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", race)
+    result = train(job)
+    assert len(calls) == 2
+    run = MlflowClient(job.tracking_uri).get_run(result.mlflow_run_id or "")
+    assert len(run.inputs.dataset_inputs) == 1

@@ -64,7 +64,7 @@ class Tracker:
         write_atomically(job.run_dir / ATTEMPT, run.info.run_id)
         parameters = [Param(key, str(value)) for key, value in flatten(asdict(job.spec)).items()]
         insist(lambda: client.log_batch(run.info.run_id, params=parameters))
-        insist(lambda: client.log_inputs(run.info.run_id, datasets=[_data_set(job)]))
+        insist(lambda: _log_data_set(client, run.info.run_id, _data_set(job)))
         return cls(job, client, run.info.run_id, experiment_id)
 
     def learning_rate(self, step: int) -> float:
@@ -152,6 +152,20 @@ def _description(job: TrainJob) -> str:
     spec, model = job.spec, job.spec.model
     shape = f"{model.arch}, {model.num_blocks} blocks of width {model.d_model}"
     return f"{shape}, context {spec.context_length}, {spec.tokens:,} tokens of {spec.data.name}"
+
+
+def _log_data_set(client: MlflowClient, run_id: str, data: DatasetInput) -> None:
+    """Name the data of a run.
+
+    MLflow looks for the data set and then inserts it, and trainings that begin at the
+    same moment race: who comes second finds it there when it asks again.
+    """
+    try:
+        client.log_inputs(run_id, datasets=[data])
+    except MlflowException as error:
+        if "unique" not in str(error).lower():
+            raise
+        client.log_inputs(run_id, datasets=[data])
 
 
 def flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
