@@ -4,6 +4,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,6 @@ def ask_a_server_that_is_gone() -> None:
 
 
 def connect_to_a_postgres_that_is_gone() -> None:
-    pytest.importorskip("psycopg", reason="the driver of PostgreSQL (extra postgres) is not installed")
     sqlalchemy.create_engine("postgresql+psycopg://u:p@127.0.0.1:9/db").connect()
 
 
@@ -69,7 +69,11 @@ def raised(act: Callable[[], object]) -> BaseException:
         (write_to_a_full_disk, Failure.DISK_FULL),
         (save_to_a_full_disk, Failure.DISK_FULL),
         (ask_a_server_that_is_gone, Failure.DATABASE_LOST),
-        (connect_to_a_postgres_that_is_gone, Failure.DATABASE_LOST),
+        pytest.param(
+            connect_to_a_postgres_that_is_gone,
+            Failure.DATABASE_LOST,
+            marks=pytest.mark.skipif(find_spec("psycopg") is None, reason="needs the extra postgres"),
+        ),
     ],
 )
 def test_what_the_libraries_raise_is_told_apart(act: Callable[[], object], failure: Failure) -> None:
