@@ -1,6 +1,7 @@
 """Trainings as tasks of a Ray cluster: one that is there, or one that is started here for the sweep."""
 
 import logging
+import socket
 import threading
 from types import TracebackType
 from typing import Any, Self
@@ -10,6 +11,9 @@ from tasks.cluster import Lost, conclude, prepare, train_there, wait
 from tasks.errors import UserError
 from xlstm.training.failures import Failure
 from xlstm.training.job import RunResult, TrainJob
+
+
+ANSWER_TIMEOUT_S = 10.0
 
 
 class RayEngine:
@@ -30,10 +34,12 @@ class RayEngine:
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
         if address is None:
             settings |= {"include_dashboard": False}
+        else:
+            _require_answer(address)
         try:
             ray.init(address=address or "local", **settings)
         except ConnectionError as error:
-            raise UserError(f"resources.cluster.address = {address}: no Ray cluster answers there") from error
+            raise _silent(address) from error
         self._ray = ray
         # A process a run, as everywhere: what one leaves in memory is not the next one's.
         self._task = ray.remote(max_calls=1, max_retries=0)(train_there)
@@ -74,6 +80,21 @@ class RayEngine:
         except ray.exceptions.RayError as error:
             return Lost(failure=Failure.CRASHED, reason=_first_line(error))
         return Lost(failure=Failure.CRASHED, reason="ended without a result")
+
+
+def _require_answer(address: str) -> None:
+    """UserError where nobody listens at host:port: Ray itself would go on asking for minutes, then exit."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # `auto`, which Ray looks up by itself
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_TIMEOUT_S).close()
+    except OSError as error:
+        raise _silent(address) from error
+
+
+def _silent(address: str | None) -> UserError:
+    return UserError(f"resources.cluster.address = {address}: no Ray cluster answers there")
 
 
 def _first_line(error: BaseException) -> str:
