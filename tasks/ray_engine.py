@@ -12,7 +12,6 @@ from tasks.errors import UserError
 from xlstm.training.failures import Failure
 from xlstm.training.job import RunResult, TrainJob
 
-
 ANSWER_TIMEOUT_S = 10.0
 
 
