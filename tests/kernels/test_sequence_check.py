@@ -81,8 +81,6 @@ def test_a_process_that_fails_is_a_verdict_and_is_kept(
     path = tmp_path / "cache" / "verdict.json"
     monkeypatch.setattr(sequence_check, "_verdict_path", lambda trial, device: path)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    # import-linter, run by the test of the arrows, switches off every logger that was there before it.
-    monkeypatch.setattr(sequence_check.logger, "disabled", False)
     with caplog.at_level(logging.WARNING):
         assert sequence_check._verdict(TRIAL, GPU) == float("inf")
     assert "single-64" in caplog.text
