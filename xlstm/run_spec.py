@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
+from xlstm.later import is_left_out, later
 
 TRAINING_VERSION = 1
 """Raise it when a change alters what a training computes: every run key changes with it."""
@@ -23,13 +24,16 @@ class DataSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSpec:
-    """AdamW with linear warm-up, cosine decay and linear cool-down to zero (arXiv:2510.02228, appendix)."""
+    """AdamW with linear warm-up, a middle part and linear cool-down to zero (arXiv:2510.02228, appendix)."""
 
     peak_lr: float
     warmup_steps: int
     cooldown_steps: int
     cosine_floor: float = 0.1
-    """The cosine ends at this fraction of the peak, before the cool-down."""
+    """The cosine ends at this fraction of the peak, before the cool-down. Of no effect on `wsd`."""
+    schedule: Literal["cosine", "wsd"] = later("cosine")
+    """The middle part: `cosine` decays; `wsd` (warm-up, stable, decay) stays at the peak, so that runs of any
+    length share their path up to their cool-downs: see xlstm.trunk."""
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
@@ -69,8 +73,22 @@ class RunSpec:
 
 
 def canonical_json(spec: RunSpec) -> str:
-    """The spec as JSON with sorted keys and no spaces; independent of field order and of the process."""
-    return json.dumps(asdict(spec), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """The spec as JSON with sorted keys and no spaces; independent of field order and of the process.
+
+    Fields declared with `later` are left out at their defaults: the keys of earlier runs stay what they were.
+    """
+    return to_canonical(_determining(spec))
+
+
+def to_canonical(content: dict[str, Any]) -> str:
+    """JSON that is the same for the same content."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _determining(value: Any) -> Any:
+    if not is_dataclass(value):
+        return value
+    return {f.name: _determining(getattr(value, f.name)) for f in fields(value) if not is_left_out(value, f)}
 
 
 def run_spec_from_dict(fields: dict[str, Any]) -> RunSpec:
