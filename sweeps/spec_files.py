@@ -4,14 +4,15 @@ import difflib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from sweeps.spec import SpecError, SweepSpec
 
 PROFILES = Path(__file__).parent / "profiles"
+Spec = TypeVar("Spec", bound=BaseModel)
 
 
 class Yaml12Loader(yaml.SafeLoader):
@@ -33,6 +34,11 @@ def load_spec(source: str | Path) -> SweepSpec:
     Raises SpecError, one line that names file, key and value.
     """
     path = find_spec(source)
+    return parse_spec(read_yaml(path), origin=str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds. SpecError names the file and its fault."""
     try:
         fields = yaml.load(path.read_text(encoding="utf-8"), Loader=Yaml12Loader)
     except (OSError, UnicodeDecodeError) as error:
@@ -41,29 +47,40 @@ def load_spec(source: str | Path) -> SweepSpec:
         raise SpecError(f"{path}: not valid YAML: {_one_line(error)}") from error
     if not isinstance(fields, dict):
         raise SpecError(f"{path}: holds {type(fields).__name__}, not a mapping of keys")
-    return parse_spec(fields, origin=str(path))
+    return fields
 
 
 def find_spec(source: str | Path) -> Path:
-    """Path of a spec: a file, or the name of a shipped profile."""
+    """Path of a sweep's spec: a file, or the name of a shipped profile."""
+    return find_profile(source, PROFILES)
+
+
+def find_profile(source: str | Path, profiles: Path) -> Path:
+    """Path of a spec: a file, or the name of one of `profiles`."""
     path = Path(source)
     if path.suffix in {".yaml", ".yml"}:
         if path.is_file():
             return path
         raise SpecError(f"{path}: no such file")
-    profile = PROFILES / f"{source}.yaml"
+    profile = profiles / f"{source}.yaml"
     if not profile.is_file():
-        known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
+        known = ", ".join(sorted(p.stem for p in profiles.glob("*.yaml")))
         raise SpecError(f"profile {source!r}: not known; use one of {known}, or the path of a .yaml file")
     return profile
 
 
 def parse_spec(fields: dict[str, Any], origin: str = "spec") -> SweepSpec:
     """Validate a mapping; SpecError lists every fault as `origin: key = value: what would be right`."""
+    return parse_fields(SweepSpec, fields, origin)
+
+
+def parse_fields(kind: type[Spec], fields: dict[str, Any], origin: str) -> Spec:
+    """`parse_spec` for any kind of spec."""
     try:
-        return SweepSpec.model_validate(fields)
+        return kind.model_validate(fields)
     except ValidationError as error:
-        raise SpecError("; ".join(_fault(origin, fault) for fault in error.errors())) from error
+        faults = (_fault(kind, origin, fault) for fault in error.errors())
+        raise SpecError("; ".join(faults)) from error
 
 
 def json_schema() -> str:
@@ -71,10 +88,10 @@ def json_schema() -> str:
     return json.dumps(SweepSpec.model_json_schema(), indent=2)
 
 
-def _fault(origin: str, fault: Any) -> str:
+def _fault(kind: type[BaseModel], origin: str, fault: Any) -> str:
     key = ".".join(str(part) for part in fault["loc"] if part not in ("all", "[key]")) or "spec"
     if fault["type"] == "extra_forbidden":
-        return f"{origin}: {key}: unknown key{_suggestion(fault['loc'])}"
+        return f"{origin}: {key}: unknown key{_suggestion(kind, fault['loc'])}"
     if fault["type"] == "missing":
         return f"{origin}: {key}: required and missing"
     message = fault["msg"].removeprefix("Value error, ")
@@ -83,8 +100,8 @@ def _fault(origin: str, fault: Any) -> str:
     return f"{origin}: {key}{shown}: {_one_line(message)}"
 
 
-def _suggestion(loc: tuple[Any, ...]) -> str:
-    schema = SweepSpec.model_json_schema(mode="serialization")
+def _suggestion(kind: type[BaseModel], loc: tuple[Any, ...]) -> str:
+    schema = kind.model_json_schema(mode="serialization")
     node: Any = schema
     for part in loc[:-1]:
         node = _resolve(node, schema)

@@ -1,0 +1,260 @@
+"""The runtime model: what a prefill and a decode step take, as sums of work over rates, on one device.
+
+The model of *xLSTM Scaling Laws* (arXiv:2510.02228), TTFT = FLOPs / rate + overhead and step time = bytes /
+bandwidth + overhead, fits one model size at a time. Here each kind of work has a rate of its own and one fit
+holds for all sizes of an architecture, so that it also predicts a size that was not measured:
+
+    TTFT      = maps / rate + mixing / rate + bytes / bandwidth + blocks * launch + constant
+    step time = weights / bandwidth + state / bandwidth + FLOPs / rate + scores / rate + keys * latency
+                + blocks * launch + constant
+
+Scores and keys are the Transformer's: narrow heads reach less bandwidth, and a cache that few heads walk
+through is read at the pace of the walk. No term can be negative (theirs can, and overheads are). Relative errors are minimised: least squares with
+non-negative coefficients, which has one minimum and no start, with Huber's weights against outliers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from scipy.optimize import nnls
+
+from sweeps.inference.table import bytes_per_element, config_of, finished
+from sweeps.laws import Estimate, FitError
+from xlstm.accounting import (
+    BytesPerElement,
+    decode_bytes,
+    decode_flops,
+    prefill_bytes,
+    prefill_flops,
+    state_bytes,
+)
+from xlstm.accounting.inference import block_flops
+from xlstm.config import MLSTMConfig, ModelConfig
+
+Kind = Literal["ttft", "step_time"]
+KINDS: tuple[Kind, ...] = ("ttft", "step_time")
+COLUMN: dict[Kind, str] = {"ttft": "ttft_s", "step_time": "step_time_s"}
+TERMS: dict[Kind, tuple[str, ...]] = {
+    "ttft": ("maps", "mixing", "bytes", "blocks", "constant"),
+    "step_time": ("weights", "state", "flops", "scores", "keys", "blocks", "constant"),
+}
+UNITS = {
+    "maps": "FLOP/s",
+    "mixing": "FLOP/s",
+    "flops": "FLOP/s",
+    "bytes": "B/s",
+    "weights": "B/s",
+    "state": "B/s",
+    "scores": "1/s",
+    "keys": "s",
+    "blocks": "s",
+    "constant": "s",
+}
+"""Of what a coefficient is reported as: a rate (the inverse of the coefficient), or seconds."""
+OUTLIER = 0.1
+"""Relative error from which a row counts linearly."""
+_ROUNDS = 4
+
+
+def work(
+    kind: Kind, config: ModelConfig, prefill_length: int, batch_size: int, stored: BytesPerElement
+) -> np.ndarray:
+    """The terms of a point, in the order of `TERMS[kind]`: FLOPs, bytes, blocks, 1."""
+    T, B = prefill_length, batch_size
+    if kind == "ttft":
+        total = prefill_flops(config, T, batch_size=B)
+        maps = B * (T * config.num_blocks * block_flops(config) + 2 * config.d_model * config.vocab_size)
+        moved = prefill_bytes(config, T, batch_size=B, bytes_per=stored)
+        return np.array([maps, total - maps, moved, config.num_blocks, 1.0])
+    moved = decode_bytes(config, T, batch_size=B, bytes_per=stored)
+    weights = 2 * moved - decode_bytes(config, T, batch_size=2 * B, bytes_per=stored)
+    flops = decode_flops(config, T, batch_size=B)
+    state = state_bytes(config, T, batch_size=B, bytes_per=stored)
+    if isinstance(config, MLSTMConfig):  # read and written
+        return np.array([weights, 2 * state, flops, 0.0, 0.0, config.num_blocks, 1.0])
+    keys = config.num_blocks * T
+    return np.array([weights, state, flops, B * config.num_heads * keys, keys, config.num_blocks, 1.0])
+
+
+def works(kind: Kind, table: pl.DataFrame) -> np.ndarray:
+    """`work` of every row: (rows, terms). A step is counted in the middle of the tokens generated."""
+    found = []
+    for row in table.iter_rows(named=True):
+        seen = int(row["prefill_length"]) + (0 if kind == "ttft" else int(row["generated"] or 0) // 2)
+        found.append(work(kind, config_of(row), seen, int(row["batch_size"]), bytes_per_element(row)))
+    return np.array(found).reshape(len(found), len(TERMS[kind]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Points that the fit did not see, predicted."""
+
+    observed: np.ndarray
+    predicted: np.ndarray
+    rows: pl.DataFrame = field(repr=False)
+
+    @property
+    def median_error(self) -> float:
+        """Median of |predicted / observed - 1|."""
+        return float(np.median(np.abs(self.predicted / self.observed - 1)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeModel:
+    """One architecture's TTFT or step time on one device."""
+
+    arch: str
+    kind: Kind
+    device: str
+    coefficients: np.ndarray
+    """(terms,), seconds a unit of work."""
+    draws: np.ndarray = field(repr=False)
+    """(resamples, terms): the same of each bootstrap resample of the points."""
+    n_points: int
+    median_error: float
+    """Of the points fitted."""
+    largest_error: float
+    level: float
+    held_out: HeldOut | None = None
+    """From a fit to the other points; the coefficients here are of all."""
+
+    def seconds(
+        self,
+        config: ModelConfig,
+        prefill_length: int,
+        batch_size: int,
+        stored: BytesPerElement,
+    ) -> float:
+        """Predicted time."""
+        return float(work(self.kind, config, prefill_length, batch_size, stored) @ self.coefficients)
+
+    def predict(self, work: np.ndarray) -> np.ndarray:
+        """Times of works (points, terms)."""
+        return work @ self.coefficients
+
+    def predict_draws(self, work: np.ndarray) -> np.ndarray:
+        """Times of works (points, terms) under every resample: (points, resamples)."""
+        return work @ self.draws.T
+
+    def rates(self) -> dict[str, Estimate]:
+        """By term: FLOP/s or B/s, infinite where the term takes no time, or seconds; with intervals."""
+        return {name: self._rate(j, name) for j, name in enumerate(TERMS[self.kind])}
+
+    def shares(self, work: np.ndarray) -> np.ndarray:
+        """Part of the predicted time that each term takes: (points, terms)."""
+        parts = work * self.coefficients
+        return parts / parts.sum(axis=1, keepdims=True)
+
+    def _rate(self, j: int, name: str) -> Estimate:
+        ends = np.quantile(self.draws[:, j], [(1 - self.level) / 2, (1 + self.level) / 2])
+        value, low, high = float(self.coefficients[j]), float(ends[0]), float(ends[1])
+        if UNITS[name] != "s":
+            value, low, high = (1 / v if v > 0 else float("inf") for v in (value, high, low))
+        method = f"bootstrap of the points, {len(self.draws)} resamples"
+        return Estimate(value=value, low=low, high=high, level=self.level, method=method)
+
+
+def fit_runtime(
+    table: pl.DataFrame,
+    arch: str,
+    kind: Kind,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    holdout: float = 0.0,
+    seed: int = 0,
+) -> RuntimeModel:
+    """Fit the finished rows of one architecture; `holdout` is the share of them to predict unseen.
+
+    FitError where the rows do not cover the terms, or come from several devices.
+    """
+    rows = measured(table, arch, kind)
+    devices = rows["device"].unique().to_list()
+    if len(devices) > 1:
+        raise FitError(f"{arch}: measured on {' and '.join(map(str, sorted(devices)))}: fit one at a time")
+    X, t = works(kind, rows), rows[COLUMN[kind]].to_numpy()
+    needed = int(np.any(X != 0, axis=0).sum()) if len(X) else len(TERMS[kind])
+    if len(t) < needed:
+        raise FitError(f"{arch}: {len(t)} finished points; the model of {kind} needs {needed}")
+    rng = np.random.default_rng(seed)
+    coefficients = solve(X, t)
+    error = np.abs(X @ coefficients / t - 1)
+    return RuntimeModel(
+        arch=arch,
+        kind=kind,
+        device=str(devices[0]),
+        coefficients=coefficients,
+        draws=_resampled(X, t, resamples, rng),
+        n_points=len(t),
+        median_error=float(np.median(error)),
+        largest_error=float(error.max()),
+        level=level,
+        held_out=_hold_out(rows, X, t, holdout, rng) if holdout else None,
+    )
+
+
+def measured(table: pl.DataFrame, arch: str, kind: Kind) -> pl.DataFrame:
+    """The rows of an architecture that have this time."""
+    there = pl.col(COLUMN[kind]).is_finite() & (pl.col(COLUMN[kind]) > 0)
+    return finished(table).filter((pl.col("arch") == arch) & there.fill_null(False))
+
+
+def solve(X: np.ndarray, t: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Coefficients (terms,), none below zero, of least Huber loss of the relative errors X c / t - 1."""
+    scale = np.abs(X / t[:, None]).max(axis=0)
+    scale[scale == 0] = 1.0
+    A, counts = X / t[:, None] / scale, np.ones(len(t)) if weights is None else weights
+    downweighted = np.ones(len(t))
+    c = np.zeros(X.shape[1])
+    for _ in range(_ROUNDS):
+        root = np.sqrt(counts * downweighted)
+        c, _ = nnls(A * root[:, None], root)
+        error = np.abs(A @ c - 1)
+        downweighted = np.minimum(1.0, OUTLIER / np.maximum(error, 1e-12))
+        if np.all(downweighted == 1.0):
+            break
+    return c / scale
+
+
+def _resampled(X: np.ndarray, t: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Coefficients of `resamples` bootstrap samples of the rows: (resamples, terms)."""
+    n = len(t)
+    counts = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
+    found = [solve(X[c > 0], t[c > 0], c[c > 0].astype(float)) for c in counts]
+    return np.array(found).reshape(resamples, X.shape[1])
+
+
+def _hold_out(
+    rows: pl.DataFrame, X: np.ndarray, t: np.ndarray, share: float, rng: np.random.Generator
+) -> HeldOut:
+    n = len(t)
+    kept_out = max(1, round(share * n))
+    if n - kept_out < X.shape[1]:
+        raise FitError(
+            f"a holdout of {share:g} leaves {n - kept_out} of {n} points to fit {X.shape[1]} terms"
+        )
+    test = np.zeros(n, dtype=bool)
+    test[rng.permutation(n)[:kept_out]] = True
+    predicted = X[test] @ solve(X[~test], t[~test])
+    return HeldOut(observed=t[test], predicted=predicted, rows=rows.filter(pl.Series(test)))
+
+
+Models = Mapping[tuple[str, Kind], RuntimeModel]
+
+
+def fit_all(
+    table: pl.DataFrame, archs: Sequence[str], **settings: Any
+) -> tuple[dict[tuple[str, Kind], RuntimeModel], list[str]]:
+    """Models by architecture and kind, and why any is missing."""
+    models: dict[tuple[str, Kind], RuntimeModel] = {}
+    refused = []
+    for arch in archs:
+        for kind in KINDS:
+            try:
+                models[arch, kind] = fit_runtime(table, arch, kind, **settings)
+            except FitError as error:
+                refused.append(str(error))
+    return models, refused
