@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from xlstm.run_spec import RunSpec
-from xlstm.training.failures import NonFiniteLossError
+from xlstm.training.failures import Failure, NonFiniteLossError, StoppedError
 from xlstm.training.files import flush_to_disk, write_atomically
 from xlstm.training.job import PROGRESS
 from xlstm.training.module import TrainingModule, held_out_loss
@@ -188,12 +188,28 @@ class Validation(Callback):
         self.monitor.tracker.log(step, {"loss": loss})
 
 
+def save_whole(trainer: Trainer, path: Path) -> None:
+    """Replace the checkpoint at `path` by one of this step; a kill at any instant leaves the old or the new."""
+    temporary = path.with_suffix(".new")
+    try:
+        trainer.save_checkpoint(temporary)
+        flush_to_disk(temporary)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # half a file would keep a full disk full
+        raise
+    temporary.replace(path)
+
+
 class ResumePoint(Callback):
     """A checkpoint every so many seconds, with the random generators, which Lightning leaves out."""
 
-    def __init__(self, path: Path, every_s: float, run_key: str, monitor: Monitor) -> None:
+    def __init__(
+        self, path: Path, every_s: float, run_key: str, monitor: Monitor, pause_at: float | None = None
+    ) -> None:
+        """`pause_at`: seconds since the epoch at which to leave a checkpoint and raise StoppedError."""
         self.path = path
         self.every_s = every_s
+        self.pause_at = math.inf if pause_at is None else pause_at
         self.run_key = run_key
         self.monitor = monitor
         self._last = time.monotonic()
@@ -201,18 +217,17 @@ class ResumePoint(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if time.monotonic() - self._last < self.every_s or trainer.global_step == self.monitor.spec.steps:
+        step, steps = trainer.global_step, self.monitor.spec.steps
+        time_is_up = time.time() >= self.pause_at
+        if step == steps or not (time_is_up or time.monotonic() - self._last >= self.every_s):
             return
         with self.monitor.pause():
-            temporary = self.path.with_suffix(".new")
-            try:
-                trainer.save_checkpoint(temporary)
-                flush_to_disk(temporary)
-            except BaseException:
-                temporary.unlink(missing_ok=True)  # half a file would keep a full disk full
-                raise
-            temporary.replace(self.path)
+            save_whole(trainer, self.path)
         self._last = time.monotonic()
+        if time_is_up:
+            raise StoppedError(
+                Failure.PAUSED, f"paused at step {step} of {steps}, when the sweep's time was up"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []

@@ -26,6 +26,8 @@ class Failure(StrEnum):
     TIME_LIMIT = "time limit"
     STOPPED = "stopped"
     """Asked to end by SIGTERM."""
+    PAUSED = "paused"
+    """Its sweep's time was up. It left a checkpoint, and the next flow goes on from there."""
     ERROR = "error"
     """Anything else: an exception that the same run would meet again."""
 

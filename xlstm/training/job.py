@@ -49,6 +49,8 @@ class TrainJob:
     attempt: int = 1
     """Which attempt of its flow this is, for the record."""
     checkpoint_every_s: float = 60.0
+    pause_at: float | None = None
+    """Seconds since the epoch: a training that is not at its last step by then leaves a checkpoint and ends."""
     keep_final_checkpoint: bool = False
     """Log the final weights as an artifact."""
 

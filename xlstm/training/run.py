@@ -121,7 +121,7 @@ def _fit(job: TrainJob, device: torch.device, tracker: Tracker) -> RunResult:
     monitor = Monitor(spec, tracker, job.run_dir)
     checkpoint = job.run_dir / CHECKPOINT
     checkpoint.parent.mkdir(exist_ok=True)
-    resume = ResumePoint(checkpoint, job.checkpoint_every_s, spec.run_key, monitor)
+    resume = ResumePoint(checkpoint, job.checkpoint_every_s, spec.run_key, monitor, job.pause_at)
     trainer = _trainer(job, device, [monitor, Validation(spec, held_out, monitor), resume])
     resume_from = checkpoint if _is_readable(checkpoint) else None
     trainer.fit(module, _Batches(stream, trainer), ckpt_path=resume_from, weights_only=True)
