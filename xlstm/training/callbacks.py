@@ -189,7 +189,7 @@ class Validation(Callback):
 
 
 def save_whole(trainer: Trainer, path: Path) -> None:
-    """Replace the checkpoint at `path` by one of this step; a kill at any instant leaves the old or the new."""
+    """Replace the checkpoint at `path` by one of this step; a kill leaves the old one or the new."""
     temporary = path.with_suffix(".new")
     try:
         trainer.save_checkpoint(temporary)
@@ -226,7 +226,7 @@ class ResumePoint(Callback):
         self._last = time.monotonic()
         if time_is_up:
             raise StoppedError(
-                Failure.PAUSED, f"paused at step {step} of {steps}, when the sweep's time was up"
+                Failure.PAUSED, f"paused at step {step} of {steps}, when its sweep's time was up"
             )
 
     def state_dict(self) -> dict[str, Any]:

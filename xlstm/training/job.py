@@ -50,7 +50,7 @@ class TrainJob:
     """Which attempt of its flow this is, for the record."""
     checkpoint_every_s: float = 60.0
     pause_at: float | None = None
-    """Seconds since the epoch: a training that is not at its last step by then leaves a checkpoint and ends."""
+    """Seconds since the epoch at which to leave a checkpoint and end, unless the last step was before."""
     keep_final_checkpoint: bool = False
     """Log the final weights as an artifact."""
 

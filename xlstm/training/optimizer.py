@@ -11,8 +11,8 @@ from xlstm.run_spec import OptimizerSpec
 def learning_rate(step: int, steps: int, spec: OptimizerSpec) -> float:
     """Rate of update `step` in 0..steps-1 (arXiv:2510.02228, appendix).
 
-    Linear warm-up that reaches the peak with its last update, cosine from the peak to `cosine_floor` of it, or
-    the peak throughout (`wsd`), linear cool-down that would reach zero one update after the last.
+    Linear warm-up that reaches the peak with its last update; cosine from the peak to `cosine_floor` of it,
+    or (`wsd`) the peak throughout; linear cool-down that would reach zero one update after the last.
     """
     if step < spec.warmup_steps:
         return spec.peak_lr * (step + 1) / spec.warmup_steps
