@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
+from xlstm.capability.tasks import TaskSpec, task_from_dict
 from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
 from xlstm.later import is_left_out, later
 
@@ -60,6 +61,9 @@ class RunSpec:
     seed: int
     precision: Literal["fp32", "bf16"] = "fp32"
     training_version: int = TRAINING_VERSION
+    task: TaskSpec | None = later(None)  # noqa: RUF009 (a dataclass field)
+    """A capability experiment: what is trained on, and measured in the end, where it is not the loss on a
+    corpus. `data` then names it by content."""
 
     @property
     def tokens(self) -> int:
@@ -86,6 +90,8 @@ def to_canonical(content: dict[str, Any]) -> str:
 
 
 def _determining(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_determining(entry) for entry in value]
     if not is_dataclass(value):
         return value
     return {f.name: _determining(getattr(value, f.name)) for f in fields(value) if not is_left_out(value, f)}
@@ -101,5 +107,6 @@ def run_spec_from_dict(fields: dict[str, Any]) -> RunSpec:
             "model": config(**model),
             "data": DataSpec(**fields["data"]),
             "optimizer": OptimizerSpec(**fields["optimizer"]),
+            "task": None if fields.get("task") is None else task_from_dict(fields["task"]),
         }
     )
