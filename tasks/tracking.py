@@ -54,7 +54,7 @@ def ensure_experiment(state: State, name: str) -> str:
 def finished_run(state: State, run_key: str) -> str | None:
     """Id of a FINISHED MLflow run of this key with a loss: the one truth about whether a run is done."""
     wanted = f"tags.`{RUN_KEY}` = '{run_key}' AND attributes.status = 'FINISHED'"
-    for run in _search(state, wanted):
+    for run in search(state, wanted):
         if "loss" in run.data.metrics:
             return str(run.info.run_id)
     return None
@@ -72,7 +72,7 @@ class Settled:
 
 def settled(state: State) -> Settled:
     """What the store holds now, in two queries however many runs there are."""
-    diverged = _search(state, f"tags.`{FAILURE}` = '{Failure.DIVERGED}'")
+    diverged = search(state, f"tags.`{FAILURE}` = '{Failure.DIVERGED}'")
     return Settled(
         finished=finished_runs(state.tracking_uri),
         diverged={
@@ -83,7 +83,7 @@ def settled(state: State) -> Settled:
 
 def wall_times(state: State) -> dict[str, float]:
     """Seconds that every finished run took, by run key."""
-    found = _search(state, "attributes.status = 'FINISHED'")
+    found = search(state, "attributes.status = 'FINISHED'")
     return {
         run.data.tags[RUN_KEY]: run.data.metrics["wall_time_s"]
         for run in found
@@ -98,7 +98,7 @@ def orphans(state: State) -> list[Any]:
     """
     return [
         run
-        for run in _search(state, "attributes.status = 'RUNNING'")
+        for run in search(state, "attributes.status = 'RUNNING'")
         if RUN_KEY in run.data.tags and _nobody_trains(state, run.data.tags[RUN_KEY])
     ]
 
@@ -123,7 +123,7 @@ def sweep_run(state: State, experiment_id: str, sweep: str) -> str:
     """
     tracked = client(state.tracking_uri)
     with FileLock(state.lock("mlflow-experiment")):
-        found = next(_search(state, f"tags.`{REPORT}` = '{sweep}'", [experiment_id]), None)
+        found = next(search(state, f"tags.`{REPORT}` = '{sweep}'", [experiment_id]), None)
         if found is not None:
             return str(found.info.run_id)
         run_id = str(tracked.create_run(experiment_id, tags={REPORT: sweep}, run_name=sweep).info.run_id)
@@ -176,7 +176,8 @@ def _nobody_trains(state: State, run_key: str) -> bool:
     return not is_held(FileLock(folder / ".lock"))
 
 
-def _search(state: State, wanted: str, experiments: list[str] | None = None) -> Iterator[Any]:
+def search(state: State, wanted: str, experiments: list[str] | None = None) -> Iterator[Any]:
+    """MLflow runs that match a filter, in all experiments or in those of these ids, page by page."""
     tracked = client(state.tracking_uri)
     ids = experiments or [found.experiment_id for found in tracked.search_experiments()]
     token: str | None = None
