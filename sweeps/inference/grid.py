@@ -10,8 +10,8 @@ from sweeps.inference.spec import BenchmarkSpec, Size
 from sweeps.inference.table import complete
 from sweeps.spec import Arch, pick
 from xlstm.accounting import count_parameters, mlstm_config, transformer_config
-from xlstm.config import MLSTMConfig, ModelConfig
-from xlstm.timing.points import Point
+from xlstm.config import MLSTMConfig
+from xlstm.timing.points import Point, TimedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ def plan_points(
     return tuple(points)
 
 
-def model_config(spec: BenchmarkSpec, size: Size, arch: Arch) -> ModelConfig:
+def model_config(spec: BenchmarkSpec, size: Size, arch: Arch) -> TimedModel:
     """The shape of a size in an architecture, by the rules of the paper."""
     heads = pick(size.num_heads, arch)
     if arch == "mlstm":

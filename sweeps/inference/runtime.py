@@ -9,8 +9,9 @@ holds for all sizes of an architecture, so that it also predicts a size that was
                 + blocks * launch + constant
 
 Scores and keys are the Transformer's: narrow heads reach less bandwidth, and a cache that few heads walk
-through is read at the pace of the walk. No term can be negative (theirs can, and overheads are). Relative errors are minimised: least squares with
-non-negative coefficients, which has one minimum and no start, with Huber's weights against outliers.
+through is read at the pace of the walk. No term can be negative (theirs can, and overheads are). Relative
+errors are minimised: least squares with non-negative coefficients, which has one minimum and needs no start,
+under Huber's weights against outliers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -69,8 +70,8 @@ def work(
         maps = B * (T * config.num_blocks * block_flops(config) + 2 * config.d_model * config.vocab_size)
         moved = prefill_bytes(config, T, batch_size=B, bytes_per=stored)
         return np.array([maps, total - maps, moved, config.num_blocks, 1.0])
-    moved = decode_bytes(config, T, batch_size=B, bytes_per=stored)
-    weights = 2 * moved - decode_bytes(config, T, batch_size=2 * B, bytes_per=stored)
+    step = decode_bytes(config, T, batch_size=B, bytes_per=stored)
+    weights = 2 * step - decode_bytes(config, T, batch_size=2 * B, bytes_per=stored)
     flops = decode_flops(config, T, batch_size=B)
     state = state_bytes(config, T, batch_size=B, bytes_per=stored)
     if isinstance(config, MLSTMConfig):  # read and written
@@ -113,6 +114,8 @@ class RuntimeModel:
     """(terms,), seconds a unit of work."""
     draws: np.ndarray = field(repr=False)
     """(resamples, terms): the same of each bootstrap resample of the points."""
+    present: np.ndarray
+    """(terms,), true where some point has such work."""
     n_points: int
     median_error: float
     """Of the points fitted."""
@@ -140,8 +143,12 @@ class RuntimeModel:
         return work @ self.draws.T
 
     def rates(self) -> dict[str, Estimate]:
-        """By term: FLOP/s or B/s, infinite where the term takes no time, or seconds; with intervals."""
-        return {name: self._rate(j, name) for j, name in enumerate(TERMS[self.kind])}
+        """By term: FLOP/s or B/s, infinite where the term takes no time, or seconds; with intervals.
+
+        A term that no point has, as a score of an mLSTM, is left out.
+        """
+        names = TERMS[self.kind]
+        return {name: self._rate(j, name) for j, name in enumerate(names) if self.present[j]}
 
     def shares(self, work: np.ndarray) -> np.ndarray:
         """Part of the predicted time that each term takes: (points, terms)."""
@@ -172,11 +179,13 @@ def fit_runtime(
     FitError where the rows do not cover the terms, or come from several devices.
     """
     rows = measured(table, arch, kind)
+    if not rows.height:
+        raise FitError(f"{arch}: no finished point has a {COLUMN[kind]}")
     devices = rows["device"].unique().to_list()
     if len(devices) > 1:
         raise FitError(f"{arch}: measured on {' and '.join(map(str, sorted(devices)))}: fit one at a time")
     X, t = works(kind, rows), rows[COLUMN[kind]].to_numpy()
-    needed = int(np.any(X != 0, axis=0).sum()) if len(X) else len(TERMS[kind])
+    needed = int(np.any(X != 0, axis=0).sum())
     if len(t) < needed:
         raise FitError(f"{arch}: {len(t)} finished points; the model of {kind} needs {needed}")
     rng = np.random.default_rng(seed)
@@ -188,6 +197,7 @@ def fit_runtime(
         device=str(devices[0]),
         coefficients=coefficients,
         draws=_resampled(X, t, resamples, rng),
+        present=np.any(X != 0, axis=0),
         n_points=len(t),
         median_error=float(np.median(error)),
         largest_error=float(error.max()),

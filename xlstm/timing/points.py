@@ -9,10 +9,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from xlstm.accounting import BytesPerElement, count_parameters, state_bytes
-from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
+from xlstm.config import MLSTMConfig, TransformerConfig
 
 MEASURING_VERSION = 1
 """Raise it when the same point would mean another number; points measured before are measured again."""
+
+TimedModel = MLSTMConfig | TransformerConfig
+"""The architectures that decode from a state or a cache, and can be timed."""
 
 DType = Literal["fp32", "bf16"]
 Device = Literal["cpu", "cuda"]
@@ -23,7 +26,7 @@ BYTES: dict[DType, int] = {"fp32": 4, "bf16": 2}
 class Point:
     """One model, one prefill length, one batch: what determines a measurement, apart from the machine."""
 
-    model: ModelConfig
+    model: TimedModel
     prefill_length: int
     batch_size: int
     generated: int = 100
@@ -71,7 +74,7 @@ class Point:
         return Point(**{**fields, "model": model_of(fields["model"])})
 
 
-def model_of(fields: dict[str, Any]) -> ModelConfig:
+def model_of(fields: dict[str, Any]) -> TimedModel:
     """A configuration from its fields."""
     return (MLSTMConfig if fields["arch"] == "mlstm" else TransformerConfig)(**fields)
 
