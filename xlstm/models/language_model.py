@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.cross_entropy import linear_cross_entropy
 from xlstm.config import MLSTMConfig, ModelConfig
 from xlstm.models.layers import find_documents, init_matrices, soft_cap, widen
 from xlstm.models.mlstm import MLSTMBackbone
@@ -31,10 +32,21 @@ class LanguageModel(nn.Module):
         if isinstance(self.backbone, MLSTMBackbone):
             self.backbone.init_gates()
 
-    def forward(self, tokens: Tensor, *, document_ids: Tensor | None = None) -> Tensor:
-        """`document_ids` (B, S), equal within a document: nothing passes from one to the next."""
+    def forward(
+        self, tokens: Tensor, *, document_ids: Tensor | None = None, targets: Tensor | None = None
+    ) -> Tensor:
+        """`document_ids` (B, S), equal within a document: nothing passes from one to the next.
+
+        With the true next tokens `targets` (B, S) the mean loss instead, nats a token; the logits of all
+        tokens are then never in memory at once.
+        """
         documents = None if document_ids is None else find_documents(document_ids)
-        return self._logits(self.backbone(self.embedding(tokens), documents))
+        x = self.backbone(self.embedding(tokens), documents)
+        if targets is None:
+            return self._logits(x)
+        return linear_cross_entropy(
+            x.flatten(0, -2), self.lm_head.weight, targets.flatten(), soft_cap=self.logit_soft_cap
+        )
 
     def extend(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Logits of tokens that go on where `state` ended, and the state after them; None is the beginning.

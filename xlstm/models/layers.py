@@ -49,6 +49,9 @@ class SwiGLU(nn.Module):
         self.proj_down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.is_cuda:  # one large product beats two, and its backward pass has no sum
+            gate, up = F.linear(x, torch.cat([self.proj_up_gate.weight, self.proj_up.weight])).chunk(2, -1)
+            return self.proj_down(F.silu(gate) * up)
         return self.proj_down(F.silu(self.proj_up_gate(x)) * self.proj_up(x))
 
 

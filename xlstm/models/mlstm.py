@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.mlstm import mlstm
+from kernels.mlstm.norm_gate import mlstm_norm_gate
 from kernels.mlstm.reference import State, recurrent_step
 from xlstm.config import MLSTMConfig
 from xlstm.models.layers import Documents, RMSNorm, SwiGLU, widen
@@ -25,6 +26,15 @@ class GateLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             return F.linear(widen(x), widen(self.weight), widen(self.bias))
+
+    @staticmethod
+    def both(x: Tensor, first: "GateLinear", second: "GateLinear") -> tuple[Tensor, Tensor]:
+        """Of two gates, in one product: x is read once."""
+        with torch.autocast(x.device.type, enabled=False):
+            weight = torch.cat([first.weight, second.weight])
+            bias = torch.cat([first.bias, second.bias])
+            one, other = F.linear(widen(x), widen(weight), widen(bias)).chunk(2, -1)
+        return one, other
 
 
 class MultiHeadNorm(nn.Module):
@@ -90,9 +100,15 @@ class MLSTMLayer(nn.Module):
         """q, k (B, S, H, K); v (B, S, H, V); i, f (B, S, H)."""
         heads = (self.config.num_heads, -1)
         q, k, v = (project(x).unflatten(-1, heads) for project in (self.q, self.k, self.v))
+        if self.training and x.is_cuda:
+            return q, k, v, *GateLinear.both(x, self.igate_preact, self.fgate_preact)
         return q, k, v, self.igate_preact(x), self.fgate_preact(x)
 
     def _gate_and_project(self, x: Tensor, h: Tensor) -> Tensor:
+        if x.is_cuda and h.ndim == 4:
+            o = self.ogate_preact(x).view_as(h)
+            norm = self.multihead_norm
+            return self.out_proj(mlstm_norm_gate(h, o, norm.weight, norm.eps).flatten(-2))
         return self.out_proj(torch.sigmoid(self.ogate_preact(x)) * self.multihead_norm(h))
 
 
