@@ -12,6 +12,7 @@ from rich.console import Console
 
 from flows import import_command
 from flows.compare_command import compare
+from flows.durations import seconds
 from flows.fit_command import fit
 from flows.plan_table import print_plan
 from tasks import services
@@ -89,14 +90,24 @@ def plan(profile: Profile = "quick", overrides: Overrides = None) -> None:
 
 
 @app.command()
-def sweep(profile: Profile = "quick", overrides: Overrides = None) -> None:
+def sweep(
+    profile: Profile = "quick",
+    overrides: Overrides = None,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="pause after this time, as 8m, 1.5h or 540 (seconds); exit code 75 then"
+        ),
+    ] = None,
+) -> None:
     """Run a sweep and follow it: `prefect deployment run isoflop-sweep/PROFILE`, with its services."""
+    limit = {} if time_limit is None else {"time_limit_s": seconds(time_limit)}
     changes = _changes(overrides)
     spec = read_spec(profile, changes)
     _follow(
         "isoflop-sweep",
         profile,
-        {"overrides": changes},
+        {"overrides": changes, **limit},
         name=spec.name,
         check=lambda state: plan_runs(spec, prepare_data(spec, state)),
     )

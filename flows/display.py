@@ -22,6 +22,7 @@ MARKS = {
     "finished": ("●", "green"),
     "failed": ("✗", "red"),
     "running": ("◐", "yellow"),
+    "paused": ("◌", "yellow"),
     "queued": ("·", "dim"),
 }
 LINE_EVERY_S = 15.0
@@ -77,10 +78,11 @@ def summary(progress: SweepProgress | None, state: str) -> str:
         return progress.stage
     done = progress.count("finished", "cached")
     parts = [f"{progress.stage}: {done} of {len(progress.runs)} runs done"]
-    cached, failed, running = (progress.count(s) for s in ("cached", "failed", "running"))
+    cached, failed, running, paused = (progress.count(s) for s in ("cached", "failed", "running", "paused"))
     parts += [f"{cached} of them cached"] if cached else []
     parts += [f"{running} running"] if running else []
     parts += [f"{failed} failed"] if failed else []
+    parts += [f"{paused} paused"] if paused else []
     return ", ".join(parts)
 
 

@@ -22,6 +22,7 @@ from tasks.state import State
 LOOK_EVERY_S = 0.5
 ASK_EVERY_S = 2.0
 """Seconds between looks at the progress file, and between questions to Prefect's server."""
+PAUSED_EXIT_CODE = 75
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,10 @@ class Request:
 
 
 def follow(console: Console, state: State, endpoints: Endpoints, request: Request) -> None:
-    """Run to the end and say where the results are; exit code 1 unless it completed, 130 if interrupted.
+    """Run to the end and say where the results are.
+
+    Exit code 1 unless it completed, 75 (as sysexits.h has it: try again) if its time limit cut it short, 130
+    if it was interrupted.
 
     Raises UserError for what the flow refused.
     """
@@ -114,6 +118,9 @@ def _conclude(
         console.print(f"its log: {link}\nto go on from here: {request.again}", soft_wrap=True)
         raise typer.Exit(1)
     assert progress is not None
+    if ended.name == deployments.PAUSED:
+        console.print(f"paused: {ended.message}\nto go on from here: {request.again}", soft_wrap=True)
+        raise typer.Exit(PAUSED_EXIT_CODE)
     if progress.runs:
         console.print(summary(progress, ended.name), highlight=False)
     lines = [progress.message, "", f"report   {progress.report}", f"MLflow   {endpoints.mlflow_ui}"]

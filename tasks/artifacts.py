@@ -15,7 +15,7 @@ from tasks.state import State
 from xlstm.training.job import ATTEMPT
 
 EVERY_S = 10.0
-ORDER = {"running": 0, "failed": 1, "finished": 2, "cached": 3, "queued": 4}
+ORDER = {"running": 0, "failed": 1, "paused": 2, "finished": 3, "cached": 4, "queued": 5}
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def _update(state: State, progress: SweepProgress, bar: UUID, table: UUID, url: 
 
 def percent(progress: SweepProgress) -> float:
     """Share of the estimated work that has ended, 0 to 100: large runs count for more."""
-    ended = sum(run.estimated_s for run in progress.runs if run.status not in ("queued", "running"))
+    ended = sum(run.estimated_s for run in progress.runs if run.status not in ("queued", "running", "paused"))
     return round(100 * ended / (sum(run.estimated_s for run in progress.runs) or 1.0), 1)
 
 

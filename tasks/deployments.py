@@ -7,10 +7,12 @@ import sys
 import time
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import httpx
+import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import (
@@ -44,6 +46,8 @@ OVER = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANC
 GONE = "its process is gone"
 REFUSED = "Refused"
 """Name of the failed state of a flow whose user has something to mend; its message is one line."""
+PAUSED = "Paused"
+"""Name of the completed state of a flow whose time was up: started again, it goes on."""
 START_GRACE_S = 60.0
 """A worker that lives may take this long from accepting a flow run to starting its process."""
 
@@ -66,13 +70,13 @@ class FlowState:
 
 
 def deploy(state: State) -> None:
-    """Register the deployments of prefect.yaml with the server, once for every version of that file."""
+    """Register the deployments of prefect.yaml with the server, once for every version of them."""
     root = project_root()
     manifest = root / "prefect.yaml"
     if not manifest.is_file():
         raise UserError(f"{manifest}: not there; run isoflop in its project's folder")
     stamp = state.prefect_home / "deployed.json"
-    version = {"root": str(root), "sha256": hashlib.sha256(manifest.read_bytes()).hexdigest()}
+    version = {"root": str(root), "sha256": _version(manifest)}
     if stamp.exists() and json.loads(stamp.read_text(encoding="utf-8")) == version and _has_pool():
         return
     _make_pool()
@@ -83,6 +87,15 @@ def deploy(state: State) -> None:
         reason = " ".join((done.stderr or done.stdout).split())
         raise UserError(f"{manifest}: Prefect refused it: {reason[-300:]}")
     write_atomically(stamp, json.dumps(version))
+
+
+def _version(manifest: Path) -> str:
+    """Hash of all that is registered: the manifest, and the flows whose parameters the server checks."""
+    content = hashlib.sha256(manifest.read_bytes())
+    entries = yaml.safe_load(manifest.read_text(encoding="utf-8"))["deployments"]
+    for source in sorted({entry["entrypoint"].partition(":")[0] for entry in entries}):
+        content.update((manifest.parent / source).read_bytes())
+    return content.hexdigest()
 
 
 def start_or_join(

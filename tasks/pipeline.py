@@ -21,7 +21,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 from prefect.states import State as PrefectState
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -34,10 +34,12 @@ from tasks import deployments, preparation, results, tracking
 from tasks.artifacts import published
 from tasks.engines import place
 from tasks.errors import UserError, user_errors
+from tasks.forecast import Pace
 from tasks.live import LivePage, kept_live
 from tasks.locks import sweep_lock
-from tasks.progress import ProgressWriter
+from tasks.progress import ProgressWriter, pace_of
 from tasks.state import State, open_state
+from tasks.time_limit import TimeLimit
 from tasks.tracking_db import ensure_tracking_db
 from tasks.training import Hearing, Trainer
 from xlstm.data import Corpus
@@ -57,6 +59,8 @@ class Sweep:
     profile: str
     table: str | None
     started_at: float
+    limit_s: float | None = None
+    """Seconds from the flow's start after which its trainings pause."""
 
     @property
     def folder(self) -> Path:
@@ -84,7 +88,11 @@ def refuse_politely(flow: Callable[P, PrefectState]) -> Callable[P, PrefectState
 
 @contextmanager
 def open_sweep(
-    profile: str, overrides: Mapping[str, Any] | None = None, *, table: str | None = None
+    profile: str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    table: str | None = None,
+    limit_s: float | None = None,
 ) -> Iterator[Sweep]:
     """The sweep of a profile in the state folder, locked: one flow at a time works on it."""
     started_at = time.time()
@@ -110,6 +118,7 @@ def open_sweep(
             table=table,
             progress=progress,
             started_at=started_at,
+            limit_s=limit_s,
         )
 
 
@@ -158,7 +167,13 @@ def train_all(sweep: Sweep, plan: Plan, corpus: Corpus) -> None:
         published(sweep.state, sweep.progress, artifact_key("sweep", sweep.name), url),
         ThreadPoolTaskRunner[PrefectState](max_workers=there.at_once) as runner,
         Trainer(
-            sweep.spec, sweep.state, corpus, there.room, hearing=Reporter(sweep), launch=there.launch
+            sweep.spec,
+            sweep.state,
+            corpus,
+            there.room,
+            hearing=Reporter(sweep),
+            launch=there.launch,
+            limit=time_limit(sweep, plan),
         ) as trainer,
         live_page(sweep),
     ):
@@ -167,6 +182,19 @@ def train_all(sweep: Sweep, plan: Plan, corpus: Corpus) -> None:
         ]
         for future in futures:
             future.wait()
+
+
+def time_limit(sweep: Sweep, plan: Plan) -> TimeLimit | None:
+    """The limit of a flow that has one; it learns the pace from the runs that finish."""
+    if sweep.limit_s is None:
+        return None
+    before = preparation.measured_pace(plan, sweep.state)
+
+    def by_now() -> Pace:
+        here = pace_of(sweep.progress.snapshot())
+        return before if here.overall is None else here
+
+    return TimeLimit(length_s=sweep.limit_s, until=sweep.started_at + sweep.limit_s, pace=by_now)
 
 
 def live_page(sweep: Sweep) -> AbstractContextManager[None]:
@@ -191,6 +219,8 @@ def train(sweep: Sweep, trainer: Trainer, run: PlannedRun) -> PrefectState:
     )
     if outcome.status == "failed":
         return Failed(message=f"{run.name} (N {run.N:,}, {run.budget:.3g} FLOPs): {outcome.error}")
+    if outcome.status == "paused":
+        return Cancelled(name="Paused", message=outcome.error)
     if outcome.status == "cached":
         return Completed(name="Cached", message="a finished MLflow run has this run key")
     return Completed(message=f"validation loss {outcome.loss:.4f} nats per token")
@@ -254,6 +284,21 @@ def write_report(sweep: Sweep, runs: pl.DataFrame, analysis: Analysis) -> Path:
     text = "\n".join(f"- {line}" for line in (str(results.tally(runs)), *results.answer(analysis)))
     create_markdown_artifact(text, key=artifact_key("result", sweep.name), description=f"Sweep {sweep.name}")
     return path
+
+
+def is_paused(sweep: Sweep) -> bool:
+    """Whether the flow's time was up before its runs were done."""
+    return sweep.progress.snapshot().count("paused") > 0
+
+
+def pause(sweep: Sweep) -> PrefectState:
+    """The last word of a flow whose time was up: the same flow again goes on from here."""
+    now = sweep.progress.snapshot()
+    done, paused = now.count("finished", "cached"), now.count("paused")
+    failed = f", {now.count('failed')} failed" if now.count("failed") else ""
+    message = f"{done} of {len(now.runs)} runs are finished{failed}; {paused} wait for the next flow run"
+    sweep.progress.stage("paused", message)
+    return Completed(name=deployments.PAUSED, message=message)
 
 
 def conclude(sweep: Sweep, runs: pl.DataFrame, analysis: Analysis, report: Path) -> PrefectState:

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from sweeps.plan import PlannedRun
-from tasks.forecast import makespan, pace
+from tasks.forecast import Pace, makespan, pace
 from tasks.state import State, write_atomically
 
-Status = Literal["queued", "running", "finished", "cached", "failed"]
+Status = Literal["queued", "running", "finished", "cached", "failed", "paused"]
 FILE = "progress.json"
 CACHED_EVERY_S = 0.5
 
@@ -173,13 +173,18 @@ def _training(state: State, run: RunProgress) -> Training:
     )
 
 
-def time_left_s(progress: SweepProgress, trainings: Sequence[Training]) -> float | None:
-    """Seconds until the last training ends. None until a run is done or a training has a forecast."""
-    here = pace(
+def pace_of(progress: SweepProgress) -> Pace:
+    """How the runs that finished in this flow compare with their estimates."""
+    return pace(
         (run, run.wall_time_s)
         for run in progress.runs
         if run.status == "finished" and run.wall_time_s is not None
     )
+
+
+def time_left_s(progress: SweepProgress, trainings: Sequence[Training]) -> float | None:
+    """Seconds until the last training ends. None until a run is done or a training has a forecast."""
+    here = pace_of(progress)
     said = {training.name: training.eta_s for training in trainings}
     if here.overall is None and all(eta_s is None for eta_s in said.values()):
         return None

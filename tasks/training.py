@@ -15,16 +15,17 @@ from tasks.leases import Grant, LeasesClosed
 from tasks.locks import run_lock, wait_for
 from tasks.retries import next_attempt
 from tasks.state import State
+from tasks.time_limit import TimeLimit
 from xlstm.data import Corpus
 from xlstm.training.failures import Failure
-from xlstm.training.job import RunResult, TrainJob
+from xlstm.training.job import CHECKPOINT, RunResult, TrainJob
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What became of a planned run."""
 
-    status: Literal["cached", "finished", "failed"]
+    status: Literal["cached", "finished", "failed", "paused"]
     loss: float | None = None
     error: str | None = None
     mlflow_run_id: str | None = None
@@ -74,12 +75,14 @@ class Trainer:
         *,
         hearing: Hearing | None = None,
         launch: Callable[[], AbstractContextManager[Engine]] = Launcher,
+        limit: TimeLimit | None = None,
     ) -> None:
         self.spec = spec
         self.state = state
         self.corpus = corpus
         self.room = room
         self.hearing = hearing or Hearing()
+        self.limit = limit
         self._launch = launch
         self._exit = ExitStack()
         self._guard = threading.Lock()
@@ -113,14 +116,22 @@ class Trainer:
         with self.take(run) as grant:
             if tracking.finished_run(self.state, run.run_key) is not None:
                 return Outcome(status="cached")  # another flow trained it meanwhile
+            if refusal := self._refusal(run):
+                return Outcome(status="paused", error=refusal)
             self.hearing.started(run)
             result = self.train(run, grant)
         return Outcome(
-            status=result.status,
+            status="paused" if result.failure is Failure.PAUSED else result.status,
             loss=result.loss,
             error=result.error,
             mlflow_run_id=result.mlflow_run_id,
         )
+
+    def _refusal(self, run: PlannedRun) -> str | None:
+        """Why a run is left to the next flow; None where it is not."""
+        if self.limit is None:
+            return None
+        return self.limit.refusal(run, begun=(self.state.run_dir(run.run_key) / CHECKPOINT).exists())
 
     @contextmanager
     def take(self, run: PlannedRun) -> Iterator[Grant]:
@@ -182,4 +193,5 @@ class Trainer:
             attempt=attempt,
             checkpoint_every_s=resources.checkpoint_every_s,
             keep_final_checkpoint=resources.keep_final_checkpoint,
+            pause_at=None if self.limit is None else self.limit.until,
         )
