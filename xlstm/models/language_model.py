@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from kernels.cross_entropy import linear_cross_entropy
 from xlstm.config import MLSTMConfig, ModelConfig
+from xlstm.models.decoding import DecodingState, Layout
 from xlstm.models.layers import find_documents, init_matrices, soft_cap, widen
 from xlstm.models.mlstm import MLSTMBackbone
 from xlstm.models.transformer import TransformerBackbone
@@ -55,6 +56,41 @@ class LanguageModel(nn.Module):
         """
         x, state = self.backbone.extend(self.embedding(tokens), state)
         return self._logits(x), state
+
+    def new_state(
+        self,
+        batch_size: int,
+        capacity: int,
+        state_dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ) -> DecodingState:
+        """The beginning of `batch_size` sequences, in buffers that do not move, on the model's device.
+
+        A Transformer keeps keys and values in the dtype of its weights, for at most `capacity` tokens a
+        sequence; an mLSTM its C in `state_dtype` (float64 in a float64 model), whatever the length.
+        """
+        weight = self.embedding.weight
+        device = weight.device if device is None else device
+        blocks = self.backbone.new_state(batch_size, capacity, weight.dtype, state_dtype, device)
+        lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        return DecodingState(lengths=lengths, blocks=blocks)
+
+    def prefill(self, tokens: Tensor, state: DecodingState, layout: Layout) -> Tensor:
+        """Read the tokens of `layout`; the state moves on in place. Logits (R, vocabulary) after each's last.
+
+        `state.lengths` is left to the caller, who knows them without asking the device.
+        """
+        x = self.backbone.prefill(self.embedding(tokens), state.blocks, layout)
+        return self._logits(layout.last(x))
+
+    def step(self, tokens: Tensor, state: DecodingState) -> Tensor:
+        """One token of every sequence, (B,), to logits (B, vocabulary); the state moves on in place.
+
+        Nothing here depends on values that only the device knows, so a CUDA graph can capture it.
+        """
+        x = self.backbone.step(self.embedding(tokens), state.blocks, state.lengths)
+        state.lengths += 1
+        return self._logits(x)
 
     def _logits(self, x: Tensor) -> Tensor:
         logits = self.lm_head(x)

@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.mlstm import mlstm
+from kernels.mlstm.decode import mlstm_step
 from kernels.mlstm.norm_gate import mlstm_norm_gate
-from kernels.mlstm.reference import State, recurrent_step
+from kernels.mlstm.reference import State, empty_state, recurrent_step
 from xlstm.config import MLSTMConfig
+from xlstm.models.decoding import BlockState, Layout
 from xlstm.models.layers import Documents, RMSNorm, SwiGLU, widen
 
 INPUT_GATE_BIAS = -10.0
@@ -57,7 +59,7 @@ class MLSTMLayer(nn.Module):
         self.config = config
         options: dict[str, Any] = {"eps": config.norm_eps, "gate_soft_cap": config.gate_soft_cap}
         self.cell: Callable[..., Any] = partial(mlstm, chunk_size=config.chunk_size, **options)
-        self.step: Callable[..., Any] = partial(recurrent_step, **options)
+        self.functional_step: Callable[..., Any] = partial(recurrent_step, **options)
         d, heads = config.d_model, config.num_heads
         self.q = nn.Linear(d, heads * config.head_dim_qk, bias=False)
         self.k = nn.Linear(d, heads * config.head_dim_qk, bias=False)
@@ -90,14 +92,40 @@ class MLSTMLayer(nn.Module):
         inputs = self._cell_inputs(x)
         if x.shape[1] == 1 and state is not None:
             q, k, v, i, f = (part[:, 0] for part in inputs)
-            h, state = self.step(q, k, v, i, f, state)
+            h, state = self.functional_step(q, k, v, i, f, state)
             h = h[:, None]
         else:
             h, state = self.cell(*inputs, initial_state=state, return_final_state=True)
         return self._gate_and_project(x, h), state
 
+    def prefill(self, x: Tensor, state: BlockState, layout: Layout) -> Tensor:
+        """Go on from `state`, in place, by the tokens x of `layout`."""
+        C, n, m = layout.read(state)
+        h, final = self.cell(
+            *self._cell_inputs(x),
+            initial_state=None if layout.fresh else (C, n, m),
+            cu_seqlens=layout.cu_seqlens,
+            return_final_state=True,
+        )
+        layout.write(state, final)
+        return self._gate_and_project(x, h)
+
+    def step(self, x: Tensor, state: BlockState) -> Tensor:
+        """One token of every sequence, x (B, d); the state moves on in place."""
+        C, n, m = state
+        q, k, v, i, f = self._cell_inputs(x)
+        h = mlstm_step(
+            q, k, v, i, f, (C, n, m),
+            eps=self.config.norm_eps,
+            gate_soft_cap=self.config.gate_soft_cap,
+            norm_weight=self.multihead_norm.weight,
+            norm_eps=self.config.norm_eps,
+            ogate=self.ogate_preact(x).view_as(v),
+        )  # fmt: skip
+        return self.out_proj(h.flatten(-2))
+
     def _cell_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """q, k (B, S, H, K); v (B, S, H, V); i, f (B, S, H)."""
+        """q, k (..., H, K); v (..., H, V); i, f (..., H) of x (..., d)."""
         heads = (self.config.num_heads, -1)
         q, k, v = (project(x).unflatten(-1, heads) for project in (self.q, self.k, self.v))
         if self.training and x.is_cuda:
@@ -117,6 +145,7 @@ class MLSTMBlock(nn.Module):
 
     def __init__(self, config: MLSTMConfig) -> None:
         super().__init__()
+        self.config = config
         self.norm_mlstm = RMSNorm(config.d_model, config.norm_eps)
         self.mlstm_layer = MLSTMLayer(config)
         self.norm_ffn = RMSNorm(config.d_model, config.norm_eps)
@@ -130,6 +159,21 @@ class MLSTMBlock(nn.Module):
         change, state = self.mlstm_layer.extend(self.norm_mlstm(x), state)
         x = x + change
         return x + self.ffn(self.norm_ffn(x)), state
+
+    def new_state(self, batch_size: int, dtype: torch.dtype, device: torch.device) -> BlockState:
+        """C in `dtype`; n and m in float32 at least: rounding them would change the decay."""
+        c = self.config
+        C, n, m = empty_state(batch_size, c.num_heads, c.head_dim_qk, c.head_dim_v, device=device)
+        wide = torch.promote_types(dtype, torch.float32)
+        return C.to(dtype), n.to(wide), m.to(wide)
+
+    def prefill(self, x: Tensor, state: BlockState, layout: Layout) -> Tensor:
+        x = x + self.mlstm_layer.prefill(self.norm_mlstm(x), state, layout)
+        return x + self.ffn(self.norm_ffn(x))
+
+    def step(self, x: Tensor, state: BlockState) -> Tensor:
+        x = x + self.mlstm_layer.step(self.norm_mlstm(x), state)
+        return x + self.ffn(self.norm_ffn(x))
 
 
 class MLSTMBackbone(nn.Module):
@@ -155,6 +199,29 @@ class MLSTMBackbone(nn.Module):
             x, state = block.extend(x, states[j] if states else None)
             after.append(state)
         return self.out_norm(x), after
+
+    def new_state(
+        self,
+        batch_size: int,
+        capacity: int,
+        dtype: torch.dtype,
+        state_dtype: torch.dtype,
+        device: torch.device,
+    ) -> list[BlockState]:
+        """Empty states; of constant size, so that `capacity` plays no part."""
+        kept = torch.float64 if dtype == torch.float64 else state_dtype
+        return [block.new_state(batch_size, kept, device) for block in self._blocks()]
+
+    def prefill(self, x: Tensor, states: list[BlockState], layout: Layout) -> Tensor:
+        for block, state in zip(self._blocks(), states, strict=True):
+            x = block.prefill(x, state, layout)
+        return self.out_norm(x)
+
+    def step(self, x: Tensor, states: list[BlockState], lengths: Tensor) -> Tensor:
+        """x (B, d), one token of every sequence; where they are (`lengths`) does not matter here."""
+        for block, state in zip(self._blocks(), states, strict=True):
+            x = block.step(x, state)
+        return self.out_norm(x)
 
     def _blocks(self) -> Iterator[MLSTMBlock]:
         return cast("Iterator[MLSTMBlock]", iter(self.blocks))

@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.attention import attention_step
 from xlstm.config import TransformerConfig
+from xlstm.models.decoding import BlockState, Layout
 from xlstm.models.layers import Documents, RMSNorm, SwiGLU, widen
 
 Cache = tuple[Tensor, Tensor]
@@ -15,19 +17,19 @@ Cache = tuple[Tensor, Tensor]
 
 
 class Rotation(NamedTuple):
-    """Cosine and sine of each position and frequency, (S, D / 2)."""
+    """Cosine and sine of each position and frequency, (..., D / 2)."""
 
     cos: Tensor
     sin: Tensor
 
 
 def rotation(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rotation:
-    """Of positions (S,): frequency j is theta^(-2 j / D) (arXiv:2104.09864).
+    """Of positions (...): frequency j is theta^(-2 j / D) (arXiv:2104.09864).
 
     Angles are float64: at position 16,384 float32 is off by 1e-3 radians.
     """
     exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float64) / head_dim
-    angles = positions[:, None] * theta**-exponents
+    angles = positions[..., None] * theta**-exponents
     return Rotation(angles.cos().to(dtype), angles.sin().to(dtype))
 
 
@@ -64,6 +66,28 @@ class Attention(nn.Module):
         mask = torch.ones(new, total, dtype=torch.bool, device=x.device).tril(total - new)
         return self._join(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)), (k, v)
 
+    def prefill(self, x: Tensor, positions: Rotation, cache: BlockState, layout: Layout) -> Tensor:
+        """Attend to the cache and the tokens x of `layout`, whose keys and values join the cache.
+
+        Short sequences are padded behind, where no other token looks; what is cached of the padding lies
+        behind the end of its sequence, where the next token will be written.
+        """
+        joined = self._heads(x, positions)
+        q, k, v = (layout.pad(part.transpose(1, 2)).transpose(1, 2) for part in joined)
+        for part, new in zip(cache, (k, v), strict=True):
+            _append(part, new, layout)
+        if layout.fresh:
+            h = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            h = F.scaled_dot_product_attention(q, *_seen(cache, layout), attn_mask=_later_mask(layout))
+        return self._join(layout.unpad(h.transpose(1, 2)).transpose(1, 2))
+
+    def step(self, x: Tensor, positions: Rotation, cache: BlockState, lengths: Tensor) -> Tensor:
+        """One token of every sequence, x (B, d); the cache, of `lengths` tokens, grows in place."""
+        q, k, v = (project(x).unflatten(-1, (self.num_heads, -1)) for project in (self.q, self.k, self.v))
+        h = attention_step(rotate(q, positions), rotate(k, positions), v, *cache, lengths)
+        return self.out_proj(h.flatten(-2))
+
     def _heads(self, x: Tensor, positions: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         heads = (self.num_heads, -1)
         q, k, v = (project(x).unflatten(-1, heads).transpose(1, 2) for project in (self.q, self.k, self.v))
@@ -71,6 +95,32 @@ class Attention(nn.Module):
 
     def _join(self, h: Tensor) -> Tensor:
         return self.out_proj(h.transpose(1, 2).flatten(-2))
+
+
+def _append(cached: Tensor, new: Tensor, layout: Layout) -> None:
+    """Write (R, H, S, D) behind what rows of (B, H, capacity, D) hold."""
+    rows = range(new.shape[0]) if layout.rows is None else layout.rows.tolist()
+    if layout.rows is None and layout.cu_seqlens is None:
+        start = layout.starts[0]
+        cached[:, :, start : start + new.shape[2]] = new
+        return
+    for source, (row, start, length) in enumerate(zip(rows, layout.starts, layout.lengths, strict=True)):
+        cached[row, :, start : start + length] = new[source, :, :length]
+
+
+def _seen(cache: BlockState, layout: Layout) -> BlockState:
+    """Keys and values of the rows, as far as any of them reaches."""
+    end = max(start + n for start, n in zip(layout.starts, layout.lengths, strict=True))
+    return tuple(part[:, :, :end] for part in layout.read(cache))
+
+
+def _later_mask(layout: Layout) -> Tensor:
+    """(R, 1, S, T), True where a token that has others before it may look: at itself and all before."""
+    device = layout.positions.device
+    starts = torch.tensor(layout.starts, device=device)
+    end = max(start + n for start, n in zip(layout.starts, layout.lengths, strict=True))
+    places = starts[:, None] + torch.arange(layout.longest, device=device)
+    return (torch.arange(end, device=device) <= places[..., None])[:, None]
 
 
 class TransformerBlock(nn.Module):
@@ -91,6 +141,14 @@ class TransformerBlock(nn.Module):
         change, cache = self.attention.extend(self.norm_attention(x), positions, cache)
         x = x + change
         return x + self.ffn(self.norm_ffn(x)), cache
+
+    def prefill(self, x: Tensor, positions: Rotation, cache: BlockState, layout: Layout) -> Tensor:
+        x = x + self.attention.prefill(self.norm_attention(x), positions, cache, layout)
+        return x + self.ffn(self.norm_ffn(x))
+
+    def step(self, x: Tensor, positions: Rotation, cache: BlockState, lengths: Tensor) -> Tensor:
+        x = x + self.attention.step(self.norm_attention(x), positions, cache, lengths)
+        return x + self.ffn(self.norm_ffn(x))
 
 
 class TransformerBackbone(nn.Module):
@@ -118,12 +176,42 @@ class TransformerBackbone(nn.Module):
             after.append(cache)
         return self.out_norm(x), after
 
+    def new_state(
+        self,
+        batch_size: int,
+        capacity: int,
+        dtype: torch.dtype,
+        state_dtype: torch.dtype,
+        device: torch.device,
+    ) -> list[BlockState]:
+        """Room for keys and values of `capacity` tokens a sequence, in `dtype`."""
+        shape = (batch_size, self.config.num_heads, capacity, self.config.head_dim)
+        return [
+            (torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device))
+            for _ in self._blocks()
+        ]
+
+    def prefill(self, x: Tensor, caches: list[BlockState], layout: Layout) -> Tensor:
+        positions = self._rotation(layout.positions, x)
+        for block, cache in zip(self._blocks(), caches, strict=True):
+            x = block.prefill(x, positions, cache, layout)
+        return self.out_norm(x)
+
+    def step(self, x: Tensor, caches: list[BlockState], lengths: Tensor) -> Tensor:
+        """x (B, d), one token of every sequence, each of which has `lengths` (B,) before it."""
+        positions = self._rotation(lengths[:, None], x)
+        for block, cache in zip(self._blocks(), caches, strict=True):
+            x = block.step(x, positions, cache, lengths)
+        return self.out_norm(x)
+
     def _blocks(self) -> Iterator[TransformerBlock]:
         return cast("Iterator[TransformerBlock]", iter(self.blocks))
 
     def _positions(self, start: int, x: Tensor) -> Rotation:
         """Of the tokens x (B, S, d), the first of which has `start` before it."""
-        positions = torch.arange(start, start + x.shape[1], device=x.device)
+        return self._rotation(torch.arange(start, start + x.shape[1], device=x.device), x)
+
+    def _rotation(self, positions: Tensor, x: Tensor) -> Rotation:
         return rotation(positions, self.config.head_dim, self.config.rope_theta, widen(x).dtype)
 
 

@@ -1,0 +1,121 @@
+"""What generation will take, before it takes it: a prompt that does not fit is refused in a sentence."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from xlstm.config import MLSTMConfig, ModelConfig
+from xlstm.models import LanguageModel
+
+CGROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Limit, use and reclaimable use of a container, versions 2 and 1 of the interface."""
+CHUNK = 64
+"""Tokens to a chunk state that the mLSTM kernels may write, in float32."""
+
+
+class MemoryLimitError(ValueError):
+    """A prompt, a batch or a cache that is larger than the memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """Bytes that a session takes beside the model's weights."""
+
+    state: int
+    """C, n and m, or keys and values: kept from the first token to the last. Exact."""
+    prefill: int
+    """Activations of the largest piece of a prompt, at the layer that has most of them alive. An estimate."""
+
+    @property
+    def total(self) -> int:
+        return self.state + self.prefill
+
+
+def footprint(
+    model: LanguageModel,
+    *,
+    batch_size: int,
+    capacity: int,
+    prompt_length: int,
+    state_dtype: torch.dtype = torch.float32,
+    prefill_tokens: int,
+) -> Footprint:
+    """Of a session with room for `capacity` tokens a sequence, that reads prompts of at most `prompt_length`."""
+    state = model.new_state(batch_size, capacity, state_dtype, device=torch.device("meta"))
+    piece = min(prompt_length, max(1, prefill_tokens // batch_size))
+    width = model.lm_head.weight.itemsize
+    prefill = batch_size * piece * activation_bytes(model.config, width)
+    if piece < prompt_length and not isinstance(model.config, MLSTMConfig):
+        prefill += batch_size * piece * prompt_length  # the mask of a piece that has others before it
+    logits = batch_size * model.config.vocab_size * (2 * 4 + width)
+    return Footprint(state=state.nbytes, prefill=prefill + logits)
+
+
+def activation_bytes(config: ModelConfig, width: int) -> int:
+    """Of one token, `width` bytes an element: the larger of a block's halves, and the residual stream.
+
+    Norms are computed in float32; the chunkwise kernels hold operands, output and one state in CHUNK tokens.
+    """
+    d = config.d_model
+    norm = 2 * 4 * d
+    ffn = 3 * getattr(config, "ffn_dim", d) * width
+    mixing = 5 * d * width
+    if isinstance(config, MLSTMConfig):
+        state = config.num_heads * config.head_dim_qk * config.head_dim_v * 4 // CHUNK
+        mixing = (2 * config.num_heads * config.head_dim_qk + 4 * d) * width + state
+    return 2 * d * width + norm + max(ffn, mixing)
+
+
+def available_bytes(device: torch.device) -> int:
+    """What this process can still have: free on the GPU and what torch holds in reserve there; or memory."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = psutil.virtual_memory().available
+    for folder, limit, used, reclaimable in CGROUPS:
+        try:
+            most = int((folder / limit).read_text())
+            kept = int((folder / used).read_text())
+            statistics = (folder / "memory.stat").read_text().split()
+        except (OSError, ValueError):  # no container, or one without a limit
+            continue
+        kept -= int(statistics[statistics.index(reclaimable) + 1])
+        free = min(free, most - kept)
+    return free
+
+
+def refuse_what_does_not_fit(
+    model: LanguageModel,
+    *,
+    batch_size: int,
+    capacity: int,
+    prompt_length: int,
+    state_dtype: torch.dtype,
+    prefill_tokens: int,
+) -> None:
+    """MemoryLimitError where the footprint is more than what the model's device has free."""
+    device = model.embedding.weight.device
+    needed = footprint(
+        model,
+        batch_size=batch_size,
+        capacity=capacity,
+        prompt_length=prompt_length,
+        state_dtype=state_dtype,
+        prefill_tokens=prefill_tokens,
+    )
+    available = available_bytes(device)
+    if needed.total > available:
+        raise MemoryLimitError(
+            f"{batch_size} x {capacity} tokens need about {_gib(needed.total)} ({_gib(needed.state)} of state,"
+            f" {_gib(needed.prefill)} to read the prompt) and {device} has {_gib(available)} free:"
+            " shorten the prompt, ask for fewer tokens or sequences"
+        )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB"
