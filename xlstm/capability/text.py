@@ -26,6 +26,8 @@ class DomainText:
 
     kind: Literal["text"] = "text"
     domains: tuple[Domain, ...]
+    max_bytes: int
+    """Text taken of each domain, both splits together."""
     measured_length: int
     """Perplexity by position is measured to here."""
     windows: int = 32
@@ -36,7 +38,7 @@ class DomainText:
     def __post_init__(self) -> None:
         if len(self.domains) < 2:
             raise ValueError("DomainText.domains: give two or more")
-        for name in ("measured_length", "windows", "domain_tokens"):
+        for name in ("max_bytes", "measured_length", "windows", "domain_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"DomainText.{name} = {getattr(self, name)}: must be positive")
         if self.windows < len(self.domains):

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Trainer
 
+from xlstm.capability.run import run_task
 from xlstm.data import Corpus, CorpusError, TokenStream, load_corpus, validation_windows
 from xlstm.models import build_model
 from xlstm.run_spec import RunSpec
@@ -111,6 +112,8 @@ def _record_failure(job: TrainJob, tracker: Tracker | None, failure: Failure, re
 
 def _fit(job: TrainJob, device: torch.device, tracker: Tracker) -> RunResult:
     spec = job.spec
+    if spec.task is not None:
+        return run_task(job, device, tracker)
     corpus = _corpus(job)
     torch.manual_seed(spec.seed)
     module = TrainingModule(build_model(spec.model), spec.optimizer, spec.steps, job.micro_batch)
