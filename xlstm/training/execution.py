@@ -50,3 +50,7 @@ class Execution:
 
 def _else(chosen: bool | None, default: bool) -> bool:
     return default if chosen is None else chosen
+
+
+PLAIN = Execution(compile=False, cuda_graph=False, fused_loss=False, prefetch=0)
+"""As written, on any device."""
