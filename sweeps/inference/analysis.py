@@ -71,9 +71,7 @@ def analyse(
 ) -> InferenceAnalysis:
     """Fit the table and join it with the laws of training; a pure function of its arguments."""
     archs = table["arch"].unique(maintain_order=True).to_list()
-    models, refused = fit_all(
-        table, archs, resamples=resamples, level=level, holdout=holdout, seed=seed
-    )
+    models, refused = fit_all(table, archs, resamples=resamples, level=level, holdout=holdout, seed=seed)
     costs: tuple[TotalCost, ...] = ()
     if load is not None:
         stored = _stored(table)
@@ -106,9 +104,7 @@ def _stored(table: pl.DataFrame) -> BytesPerElement:
     return bytes_per_element(table.row(0, named=True))
 
 
-def _crossovers(
-    table: pl.DataFrame, models: Mapping[tuple[str, Kind], RuntimeModel]
-) -> list[Crossover]:
+def _crossovers(table: pl.DataFrame, models: Mapping[tuple[str, Kind], RuntimeModel]) -> list[Crossover]:
     """Of every pair of models of one size, at every batch that was measured."""
     configs, stored, there = shapes(table), _stored(table), finished(table)
     measured = (int(table["prefill_length"].min()), int(table["prefill_length"].max()))  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ they take to serve. Both are device-seconds here, so that the sum is what the ch
 (arXiv:2401.00448 counts FLOPs for both, which decoding, bound by memory, does not follow).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from sweeps.inference.runtime import Models, work
 from sweeps.laws import Estimate
 from sweeps.laws.forms import Law
-from sweeps.laws.inference_cost import serving_optimum
+from sweeps.laws.inference_cost import lowest, tokens_for_loss
 from sweeps.laws.inputs import FlopFunction
 from xlstm.accounting import BytesPerElement, count_parameters
 from xlstm.config import ModelConfig
@@ -43,13 +43,12 @@ class Trained:
     """(resamples, parameters)."""
     flops: FlopFunction
     """Training FLOPs of N and D."""
-    budget: float
-    """A training budget of the sweep, from where the search starts."""
+    largest_ratio: float
+    """Most tokens a parameter among the runs. No model beyond it is chosen: the law was not asked there."""
     flops_per_s: float
     """Speed of training."""
     configs: tuple[ModelConfig, ...]
-    """Shapes along which a size grows; costs of serving between and beyond them follow lines in the
-    logarithms."""
+    """Shapes of the sweep, along which the cost of serving is a smooth function of N."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +62,10 @@ class TotalCost:
     train_s: Estimate
     serve_s: Estimate
     total_s: Estimate
+    at_ratio_limit: bool
+    """More tokens a parameter than any run had would have cost less still."""
+    within_sizes: bool
+    """N lies between the smallest and the largest run."""
     draws: np.ndarray
     """Total seconds of each resample."""
 
@@ -91,10 +94,14 @@ def total_cost(
     found = _optimum(trained, models, load, stored, loss, trained.params[None], drawn=False)
     count = min(len(trained.draws), len(models[trained.arch, "ttft"].draws))
     spread = _optimum(trained, models, load, stored, loss, trained.draws[:count], drawn=True)
+    N, D = found["N"][0], found["D"][0]
+    sizes = [count_parameters(config) for config in trained.configs]
     names = ("N", "D", "train_s", "serve_s", "total_s")
     return TotalCost(
         arch=trained.arch,
         loss=loss,
+        at_ratio_limit=bool(D / N > 0.98 * trained.largest_ratio),
+        within_sizes=bool(min(sizes) <= N <= max(sizes)),
         draws=spread["total_s"],
         **{name: _estimate(found[name][0], spread[name], level) for name in names},
     )
@@ -110,35 +117,52 @@ def _optimum(
     *,
     drawn: bool,
 ) -> dict[str, np.ndarray]:
+    """Each row of `params` (rows, parameters) at its own optimum."""
     ordered = sorted(trained.configs, key=count_parameters)
-    log_N = np.log([count_parameters(config) for config in ordered])
-    a_token = [seconds_per_token(models, config, load, stored, drawn=drawn) for config in ordered]
-    log_cost = np.log(np.array(a_token))[:, : len(params)]
-
-    def serving(N: np.ndarray) -> np.ndarray:
-        """In FLOPs that training would have done in the time."""
-        return load.tokens * np.exp(_along(log_N, log_cost, np.log(N))) * trained.flops_per_s
-
-    best = serving_optimum(
-        trained.law, params, trained.budget, serving, flops=trained.flops, loss=loss
+    N_built = np.array([count_parameters(config) for config in ordered], dtype=float)
+    a_token = np.array(
+        [seconds_per_token(models, config, load, stored, drawn=drawn)[: len(params)] for config in ordered]
     )
-    return {
-        "N": best.N,
-        "D": best.D,
-        "train_s": best.train_flops / trained.flops_per_s,
-        "serve_s": best.inference_flops / trained.flops_per_s,
-        "total_s": best.total_flops / trained.flops_per_s,
-    }
+    serve_s = _smooth(N_built, load.tokens * a_token)
+    goal = np.full(len(params), loss)
+
+    def parts(log_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        N = np.exp(log_N)
+        D = tokens_for_loss(trained.law, params, N, goal)
+        return D, trained.flops(N, D) / trained.flops_per_s, serve_s(N)
+
+    def total(log_N: np.ndarray) -> np.ndarray:
+        D, train, serve = parts(log_N)
+        allowed = D <= trained.largest_ratio * np.exp(log_N)  # false for nan
+        return np.where(allowed, train + serve, np.inf)
+
+    log_N = lowest(total, np.full(len(params), np.log(np.sqrt(N_built[0] * N_built[-1]))))
+    D, train, serve = parts(log_N)
+    reached = np.isfinite(total(log_N))
+    found = {"N": np.exp(log_N), "D": D, "train_s": train, "serve_s": serve, "total_s": train + serve}
+    return {name: np.where(reached, values, np.nan) for name, values in found.items()}
 
 
-def _along(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Lines through (x, y[:, row]) at `at` (rows,), one point a row, continued beyond the ends."""
+def _smooth(N: np.ndarray, cost: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Cost against N through sizes (n,), one curve for each column of `cost` (n, rows), read at N (rows,).
+
+    A parabola in the logarithms, or a line for two sizes, continued by its end slopes: real shapes differ in
+    more than N, and a curve through each of them would have minima of its own.
+    """
+    center = np.log(N).mean()
+    x, y = np.log(N) - center, np.log(cost)
     if len(x) == 1:
-        return y[0] + (at - x[0])  # cost in proportion to N
-    j = np.clip(np.searchsorted(x, at) - 1, 0, len(x) - 2)
-    rows = np.arange(len(at))
-    slope = (y[j + 1, rows] - y[j, rows]) / (x[j + 1] - x[j])
-    return y[j, rows] + slope * (at - x[j])
+        return lambda at: np.exp(y[0] + np.log(at) - center)
+    c = np.polynomial.polynomial.polyfit(x, y, min(len(x) - 1, 2))
+    slopes = np.polynomial.polynomial.polyder(c)
+
+    def curve(at: np.ndarray) -> np.ndarray:
+        place = np.log(at) - center
+        inside = np.clip(place, x.min(), x.max())
+        value, slope = (np.polynomial.polynomial.polyval(inside, poly, tensor=False) for poly in (c, slopes))
+        return np.exp(value + slope * (place - inside))
+
+    return curve
 
 
 def _estimate(value: float, draws: np.ndarray, level: float) -> Estimate:

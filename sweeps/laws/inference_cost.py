@@ -87,7 +87,7 @@ def serving_optimum(
         cost = flops(np.exp(log_N), D) + serving(np.exp(log_N))
         return np.where(np.isfinite(D), cost, np.inf)
 
-    N = np.exp(_lowest(total, np.log(start.N)))
+    N = np.exp(lowest(total, np.log(start.N)))
     D = tokens_for_loss(law, params, N, goal)
     train, inference = flops(N, D), serving(N)
     plain = flops(start.N, start.D) + serving(start.N)
@@ -129,7 +129,7 @@ def _training_optimum(law: Law, params: np.ndarray, compute: np.ndarray, flops: 
     return Optima(**columns)
 
 
-def _lowest(cost: Callable[[np.ndarray], np.ndarray], center: np.ndarray) -> np.ndarray:
+def lowest(cost: Callable[[np.ndarray], np.ndarray], center: np.ndarray) -> np.ndarray:
     """Place of the lowest cost (rows,) near `center` (rows,): a scan, then golden sections."""
     offsets = np.linspace(-_WIDTH, _WIDTH, _SCAN)
     scanned = np.stack([cost(center + offset) for offset in offsets])
