@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from xlstm.training.failures import Failure, NonFiniteLossError, StoppedError
 from xlstm.training.files import flush_to_disk, write_atomically
 from xlstm.training.job import PROGRESS
 from xlstm.training.module import TrainingModule, held_out_loss
+from xlstm.training.sharded import put_in_place, remove
 from xlstm.training.tracking import Tracker
 
 HISTORY_POINTS = 100
@@ -181,23 +183,38 @@ class Validation(Callback):
             windows = self.windows.to(pl_module.device)
             context = trainer.precision_plugin.forward_context()
             size = pl_module.micro_batch or self.spec.batch_size
-            loss = held_out_loss(pl_module.model, windows, size, context, self.monitor.alive)
+            alive, share, execution = self.monitor.alive, pl_module.share, pl_module.execution
+            loss = held_out_loss(pl_module.model, windows, size, context, alive, share, execution)
         if not math.isfinite(loss):
             raise NonFiniteLossError(f"diverged: validation loss {loss} at step {step}")
         self.monitor.validation_loss = loss
         self.monitor.tracker.log(step, {"loss": loss})
 
 
+class Due(IntEnum):
+    """Whether to leave a checkpoint at this step: a number, which processes can send each other."""
+
+    NO = 0
+    YES = 1
+    LAST = 2
+    """And to end there."""
+
+
 def save_whole(trainer: Trainer, path: Path) -> None:
-    """Replace the checkpoint at `path` by one of this step; a kill leaves the old one or the new."""
+    """Replace the checkpoint at `path` by one of this step; a kill leaves the old one or the new.
+
+    All processes of a training write it together, and the first puts it in its place.
+    """
     temporary = path.with_suffix(".new")
     try:
         trainer.save_checkpoint(temporary)
-        flush_to_disk(temporary)
+        if trainer.is_global_zero:
+            flush_to_disk(temporary)
     except BaseException:
-        temporary.unlink(missing_ok=True)  # half a file would keep a full disk full
+        remove(temporary)  # half a file would keep a full disk full
         raise
-    temporary.replace(path)
+    if trainer.is_global_zero:
+        put_in_place(temporary, path)
 
 
 class ResumePoint(Callback):
@@ -217,17 +234,23 @@ class ResumePoint(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        assert isinstance(pl_module, TrainingModule)
         step, steps = trainer.global_step, self.monitor.spec.steps
-        time_is_up = time.time() >= self.pause_at
-        if step == steps or not (time_is_up or time.monotonic() - self._last >= self.every_s):
+        due = Due.NO if step == steps else pl_module.share.agree(self._due)
+        if due == Due.NO:
             return
         with self.monitor.pause():
             save_whole(trainer, self.path)
         self._last = time.monotonic()
-        if time_is_up:
+        if due == Due.LAST:
             raise StoppedError(
                 Failure.PAUSED, f"paused at step {step} of {steps}, when its sweep's time was up"
             )
+
+    def _due(self) -> int:
+        if time.time() >= self.pause_at:
+            return Due.LAST
+        return Due.YES if time.monotonic() - self._last >= self.every_s else Due.NO
 
     def state_dict(self) -> dict[str, Any]:
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []

@@ -48,6 +48,14 @@ class StoppedError(BaseException):
         self.failure = failure
 
 
+class RankError(RuntimeError):
+    """A training over several processes failed in one of them."""
+
+    def __init__(self, failure: Failure, words: str) -> None:
+        super().__init__(words)
+        self.failure = failure
+
+
 def classify(error: BaseException) -> Failure:
     """The kind of an exception; of a chain of causes, the first that has one."""
     for link in _chain(error):
@@ -61,6 +69,14 @@ def describe(failure: Failure, reason: str) -> str:
     """One line that begins with the kind: what the tracker, the run table and the display show."""
     reason = redact(reason)
     return reason if reason.startswith(failure) else f"{failure}: {reason}"
+
+
+def one_line(error: BaseException) -> str:
+    """An error's first line, with its type where it is not one of ours."""
+    text = str(error).strip().splitlines()
+    first = text[0][:300] if text else "no message"
+    ours = type(error).__module__.split(".")[0] == __name__.split(".")[0]
+    return first if ours else f"{type(error).__name__}: {first}"
 
 
 def redact(text: str) -> str:
@@ -79,7 +95,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _kind(error: BaseException) -> Failure:
     text = str(error).lower()
-    if isinstance(error, StoppedError):
+    if isinstance(error, StoppedError | RankError):
         return error.failure
     if isinstance(error, NonFiniteLossError):
         return Failure.DIVERGED
@@ -92,6 +108,8 @@ def _kind(error: BaseException) -> Failure:
     if isinstance(error, RuntimeError) and _is_out_of_memory(error, text):
         on_gpu = "cuda" in text or type(error).__name__ == "OutOfMemoryError"
         return Failure.OUT_OF_GPU_MEMORY if on_gpu else Failure.OUT_OF_MEMORY
+    if isinstance(error, RuntimeError) and _is_lost_peer(error, text):
+        return Failure.CRASHED
     return Failure.DATABASE_LOST if _is_lost_database(error) else Failure.ERROR
 
 
@@ -99,6 +117,12 @@ def _is_out_of_memory(error: RuntimeError, text: str) -> bool:
     """torch raises OutOfMemoryError for CUDA's allocator and a plain RuntimeError for its others."""
     phrases = ("out of memory", "can't allocate memory", "not enough memory", "cuda_error_out_of_memory")
     return type(error).__name__ == "OutOfMemoryError" or any(phrase in text for phrase in phrases)
+
+
+def _is_lost_peer(error: RuntimeError, text: str) -> bool:
+    """NCCL's and gloo's words for another process that is gone, or a fault of the link to it."""
+    ours = type(error).__name__.startswith("Dist")
+    return ours or "connection closed by peer" in text or "gloo/transport" in text
 
 
 def _is_lost_database(error: BaseException) -> bool:

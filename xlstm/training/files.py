@@ -5,9 +5,10 @@ from pathlib import Path
 
 
 def flush_to_disk(path: Path) -> None:
-    """Return once the content of `path` would survive a power cut."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    """Return once the content of `path`, a file or a folder of files, would survive a power cut."""
+    for each in sorted(path.iterdir()) if path.is_dir() else (path,):
+        with each.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def write_atomically(path: Path, text: str) -> None:

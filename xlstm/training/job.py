@@ -21,6 +21,8 @@ ATTEMPT = "mlflow_run_id"
 """The MLflow run of the last attempt."""
 UNSAID = "unsaid.json"
 """The result of an attempt whose end the tracker could not be told; whoever closes its MLflow run does."""
+RANKS = "ranks"
+"""Within a run's folder: what each of a training's processes said, where there are several."""
 CHECKPOINT = Path("checkpoints") / "resume.ckpt"
 """Within a run's folder; there from the first interval until the run is finished."""
 
@@ -43,9 +45,14 @@ class TrainJob:
     """Set on the MLflow run beside the trainer's own."""
     device: str = "cpu"
     """cpu or cuda:<index>."""
+    peers: tuple[str, ...] = ()
+    """Further devices of this host that train the run together with `device`, a process each."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """What peers have of the model: a replica or a shard each."""
     threads: int = 1
+    """Of each process."""
     micro_batch: int | None = None
-    """Sequences that go through the model at once; None for the whole batch. See TrainingModule."""
+    """Sequences that go through the model at once, a process; None for all of its own. See TrainingModule."""
     attempt: int = 1
     """Which attempt of its flow this is, for the record."""
     checkpoint_every_s: float = 60.0
@@ -53,6 +60,11 @@ class TrainJob:
     """Seconds since the epoch at which to leave a checkpoint and end, unless the last step was before."""
     keep_final_checkpoint: bool = False
     """Log the final weights as an artifact."""
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """All of them; the first process writes what there is to write."""
+        return (self.device, *self.peers)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str, sort_keys=True)
@@ -66,6 +78,7 @@ class TrainJob:
                 "spec": run_spec_from_dict(fields["spec"]),
                 "data_folder": Path(fields["data_folder"]),
                 "run_dir": Path(fields["run_dir"]),
+                "peers": tuple(fields["peers"]),
             }
         )
 

@@ -1,6 +1,6 @@
 """The Lightning module: a language model, its loss, its optimiser. And the held-out loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,56 +11,117 @@ from torch import Tensor, nn
 
 from xlstm.models import next_token_loss
 from xlstm.run_spec import OptimizerSpec
+from xlstm.training.blocks import make_ready, plain_blocks
+from xlstm.training.execution import PLAIN, Execution
+from xlstm.training.graph import StepGraph
 from xlstm.training.optimizer import adamw, learning_rate
+from xlstm.training.share import ALONE, Share
+from xlstm.training.strategies import Replicas, clip_gradients, shard
 
 
-def window_loss(model: nn.Module, windows: Tensor) -> Tensor:
-    """Mean loss of the tokens that follow, nats. `windows`: (batch, context + 1), int64."""
-    return next_token_loss(model(windows[:, :-1]), windows[:, 1:])
+def window_loss(model: nn.Module, windows: Tensor, fused: bool = False) -> Tensor:
+    """Mean loss of the tokens that follow, nats. `windows`: (batch, context + 1), int64.
+
+    `fused`: by the model itself, which then never holds the logits of all tokens.
+    """
+    tokens, targets = windows[:, :-1], windows[:, 1:]
+    if fused:
+        return model(tokens, targets=targets)
+    return next_token_loss(model(tokens), targets)
 
 
 class TrainingModule(LightningModule):
     """`model` maps tokens (batch, context) to logits (batch, context, vocabulary)."""
 
     def __init__(
-        self, model: nn.Module, optimizer: OptimizerSpec, steps: int, micro_batch: int | None = None
+        self,
+        model: nn.Module,
+        optimizer: OptimizerSpec,
+        steps: int,
+        batch_size: int,
+        micro_batch: int | None = None,
+        share: Share = ALONE,
+        execution: Execution = PLAIN,
     ) -> None:
-        """`micro_batch`: sequences that go through the model at once, the gradients of a step's parts being
-        summed; None for the whole batch. It changes the memory, and the loss by the order of sums alone.
+        """`batch_size`: sequences a step, over all processes, of which this one reads its `share`.
+
+        `micro_batch`: sequences that go through the model at once, the gradients of a step's parts being
+        summed; None for all that this process reads. It changes the memory, and the loss by the order of
+        sums alone. `execution`: settled, see there.
         """
         super().__init__()
         self.model = model
+        self.execution = execution
+        make_ready(model, execution)
         self.spec = optimizer
         self.steps = steps
+        self.batch_size = batch_size
         self.micro_batch = micro_batch
-        self.trained = list(model.parameters())
-        self._rest: tuple[Tensor, ...] = ()
-        self._batch_size = 0
+        self.share = share
+        self._rest: list[tuple[Tensor, float]] = []
         self.step_loss: Tensor | None = None
         self.step_grad_norm: Tensor | None = None
+        self._graph: StepGraph | None = None
+        if execution.cuda_graph:
+            self._graph = StepGraph(self._whole_step, list(model.parameters()))
+
+    def configure_model(self) -> None:
+        """Shard the model where the trainer's strategy has a mesh for it."""
+        if self.device_mesh is not None:
+            shard(self.model, self.device_mesh)
 
     def training_step(self, windows: Tensor, batch_idx: int) -> Tensor:
-        """The loss of the batch, or of its first part; `backward` goes on with the others."""
-        first, *rest = windows.split(self.micro_batch or len(windows))
-        self._rest, self._batch_size = tuple(rest), len(windows)
-        loss = self._share(first) if rest else window_loss(self.model, windows)
+        """The loss of this process's sequences, or of their first part; `backward` goes on with the rest."""
+        if self._graph is not None:  # all of it in `backward`
+            self._rest = [(windows, 1.0)]
+            return windows.new_zeros((), dtype=torch.float32)
+        first, *self._rest = self._parts(windows)
+        loss = self._part_loss(*first)
         self.step_loss = loss.detach()
         return loss
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Gradients of the whole step: a part's graph is freed before the next part's forward."""
-        loss.backward(*args, **kwargs)
-        for windows in self._rest:
+        if self._graph is not None:
+            self.step_loss = self._graph(self._rest.pop()[0])
+            return
+        for part in self._rest:
+            loss.backward(*args, **kwargs)
             assert self.step_loss is not None
             with self.trainer.precision_plugin.train_step_context():
-                part = self._share(windows)
-            part.backward(*args, **kwargs)
-            self.step_loss = self.step_loss + part.detach()
-        self._rest = ()
+                loss = self._part_loss(*part)
+            self.step_loss = self.step_loss + loss.detach()
+        if isinstance(self.trainer.strategy, Replicas):
+            self.trainer.strategy.reduce_in_backward(loss)
+        loss.backward(*args, **kwargs)
+        assert self.step_loss is not None
+        self.step_loss = self.share.mean(self.step_loss)
+        self._rest = []
 
-    def _share(self, windows: Tensor) -> Tensor:
+    def optimizer_zero_grad(self, *args: Any, **kwargs: Any) -> None:
+        """A recorded step writes its gradients where they were recorded."""
+        if self._graph is None:
+            super().optimizer_zero_grad(*args, **kwargs)
+
+    def _whole_step(self, windows: Tensor) -> Tensor:
+        """What `training_step` and `backward` do, in one and alone: the loss."""
+        total: Tensor | None = None
+        for part in self._parts(windows):
+            with self.trainer.precision_plugin.train_step_context():
+                torch.set_autocast_cache_enabled(False)  # a recording must not use what was cast before it
+                loss = self._part_loss(*part)
+            loss.backward()
+            total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None
+        return total
+
+    def _parts(self, windows: Tensor) -> Iterator[tuple[Tensor, float]]:
+        return self.share.parts(windows, self.batch_size, self.micro_batch or self.batch_size)
+
+    def _part_loss(self, windows: Tensor, weight: float) -> Tensor:
         """What a part contributes to the mean over the batch."""
-        return window_loss(self.model, windows) * (len(windows) / self._batch_size)
+        loss = window_loss(self.model, windows, bool(self.execution.fused_loss))
+        return loss if weight == 1 else loss * weight
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = adamw(self.model, self.spec)
@@ -72,7 +133,7 @@ class TrainingModule(LightningModule):
 
     def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
         """Clip by the global norm and keep it: it costs the same once."""
-        self.step_grad_norm = nn.utils.clip_grad_norm_(self.trained, self.spec.grad_clip)
+        self.step_grad_norm = clip_gradients(list(self.model.parameters()), self.spec.grad_clip)
 
 
 @torch.no_grad()
@@ -82,16 +143,20 @@ def held_out_loss(
     batch_size: int,
     context: AbstractContextManager[Any] | None = None,
     alive: Callable[[], None] = lambda: None,
+    share: Share = ALONE,
+    execution: Execution = PLAIN,
 ) -> float:
-    """Mean loss over `windows` (count, context + 1), nats per token; summed in float64.
+    """Mean loss over `windows` (count, context + 1), nats per token; summed in float64 over all processes.
 
-    `alive` is called after every batch, for whoever watches for a hang.
+    Every process is given all windows and evaluates its share. `alive` is called after every batch, for
+    whoever watches for a hang. Compiled blocks run as written: this is the loss of the plain model, and no
+    second compilation for the mode and the batches of an evaluation.
     """
     model.eval()
-    total = torch.zeros((), dtype=torch.float64, device=windows.device)
-    with context or nullcontext():
-        for batch in windows.split(batch_size):
-            total += window_loss(model, batch).double() * len(batch)
+    mean = torch.zeros((), dtype=torch.float64, device=windows.device)
+    with context or nullcontext(), plain_blocks() if execution.compile else nullcontext():
+        for part, weight in share.parts(windows[share.rows(len(windows))], len(windows), batch_size):
+            mean += window_loss(model, part, bool(execution.fused_loss)).double() * weight
             alive()
     model.train()
-    return total.item() / len(windows)
+    return share.mean(mean).item()

@@ -2,7 +2,6 @@
 
 import faulthandler
 import logging
-import pickle
 import resource
 import shutil
 import signal
@@ -18,7 +17,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Trainer
 
 from xlstm.capability.run import run_task
@@ -26,14 +24,29 @@ from xlstm.data import Corpus, CorpusError, TokenStream, load_corpus, validation
 from xlstm.models import build_model
 from xlstm.run_spec import RunSpec
 from xlstm.training.callbacks import Monitor, ResumePoint, Validation
-from xlstm.training.failures import Failure, StoppedError, classify, describe
+from xlstm.training.failures import Failure, StoppedError, classify, describe, one_line
 from xlstm.training.files import write_atomically
-from xlstm.training.job import CHECKPOINT, NO_PROGRESS, RESULT, SPEC, TIME_IS_UP, UNSAID, RunResult, TrainJob
+from xlstm.training.job import (
+    ATTEMPT,
+    CHECKPOINT,
+    NO_PROGRESS,
+    RANKS,
+    RESULT,
+    SPEC,
+    TIME_IS_UP,
+    UNSAID,
+    RunResult,
+    TrainJob,
+)
 from xlstm.training.module import TrainingModule
 from xlstm.training.saved import save_model
+from xlstm.training.sharded import UNREADABLE, WholeCheckpoints, latest, require_readable
+from xlstm.training.share import ALONE, Share
+from xlstm.training.strategies import Environment, Shards, strategy_for, whole_weights
 from xlstm.training.surroundings import device_name, surroundings
 from xlstm.training.system_metrics import system_metrics
-from xlstm.training.tracking import Tracker, close_dead_attempt, write_spec
+from xlstm.training.together import train_together
+from xlstm.training.tracking import Silent, Tracker, close_dead_attempt, write_spec
 
 PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -51,8 +64,8 @@ def train(job: TrainJob) -> RunResult:
     """Train a run, or go on with one that was interrupted; result.json comes last, and for failures too.
 
     Raises what made the run fail, after the MLflow run and result.json say so: NonFiniteLossError,
-    CorpusError, StoppedError (signals), errors of torch and of the tracking store. `failures.classify` tells
-    the kinds apart.
+    CorpusError, StoppedError (signals), errors of torch and of the tracking store; RankError for a failure in
+    one of several processes. `failures.classify` tells the kinds apart.
     """
     job.run_dir.mkdir(parents=True, exist_ok=True)
     with _alone(job.run_dir), _signals_stop():
@@ -60,13 +73,14 @@ def train(job: TrainJob) -> RunResult:
         write_spec(job, job.run_dir / SPEC)
         tracker: Tracker | None = None
         try:
-            torch.set_num_threads(job.threads)
-            device = torch.device(job.device)
-            tracker = Tracker.start(job, surroundings(job.spec, device, job.threads))
-            with system_metrics(tracker.run_id, job.tracking_uri):
-                result = _fit(job, device, tracker)
+            if job.peers:
+                result = train_together(job, _train_share)
+            else:
+                tracker = _start(job)
+                result = _tracked_fit(job, ALONE, tracker)
         except BaseException as error:
-            _record_failure(job, tracker, classify(error), one_line(error))
+            failure, reason = classify(error), one_line(error)
+            _record_failure(job, tracker or (_Gone(job) if job.peers else None), failure, reason)
             raise
         write_atomically(job.run_dir / RESULT, result.to_json())
         shutil.rmtree(job.run_dir / CHECKPOINT.parent, ignore_errors=True)
@@ -80,15 +94,19 @@ def record_death(job: TrainJob, failure: Failure, reason: str) -> None:
         _record_failure(job, None, failure, reason)
 
 
-def one_line(error: BaseException) -> str:
-    """An error's first line, with its type where it is not one of ours."""
-    text = str(error).strip().splitlines()
-    first = text[0][:300] if text else "no message"
-    ours = type(error).__module__.split(".")[0] == __name__.split(".")[0]
-    return first if ours else f"{type(error).__name__}: {first}"
+class _Gone:
+    """The MLflow run of an attempt whose processes are gone."""
+
+    def __init__(self, job: TrainJob) -> None:
+        self.job = job
+        attempt = job.run_dir / ATTEMPT
+        self.run_id = attempt.read_text() if attempt.exists() else None
+
+    def fail(self, failure: Failure, error: str) -> None:
+        close_dead_attempt(self.job, "FAILED", failure, error)
 
 
-def _record_failure(job: TrainJob, tracker: Tracker | None, failure: Failure, reason: str) -> None:
+def _record_failure(job: TrainJob, tracker: Tracker | _Gone | None, failure: Failure, reason: str) -> None:
     """In the store where it answers, and in result.json, from which the next sweep tells the store."""
     error = describe(failure, reason)
     result = RunResult(
@@ -110,42 +128,71 @@ def _record_failure(job: TrainJob, tracker: Tracker | None, failure: Failure, re
         write_atomically(job.run_dir / RESULT, result.to_json())
 
 
-def _fit(job: TrainJob, device: torch.device, tracker: Tracker) -> RunResult:
+def _start(job: TrainJob) -> Tracker:
+    together = {"isoflop.devices": str(len(job.devices)), "isoflop.strategy": job.strategy}
+    tags = surroundings(job.spec, torch.device(job.device), job.threads)
+    return Tracker.start(job, {**tags, **together} if job.peers else tags)
+
+
+def _train_share(job: TrainJob, share: Share) -> RunResult:
+    """What one of several processes does; the first of them tells the store how it goes."""
+    with _signals_stop():
+        return _tracked_fit(job, share, _start(job) if share.is_first else Silent(job))
+
+
+def _tracked_fit(job: TrainJob, share: Share, tracker: Tracker) -> RunResult:
+    torch.set_num_threads(job.threads)
+    device = torch.device(job.devices[share.rank])
+    if not share.is_first:
+        return _fit(job, device, tracker, share)
+    with system_metrics(tracker.run_id, job.tracking_uri):
+        return _fit(job, device, tracker, share)
+
+
+def _fit(job: TrainJob, device: torch.device, tracker: Tracker, share: Share) -> RunResult:
     spec = job.spec
     if spec.task is not None:
         return run_task(job, device, tracker)
     corpus = _corpus(job)
     torch.manual_seed(spec.seed)
-    module = TrainingModule(build_model(spec.model), spec.optimizer, spec.steps, job.micro_batch)
+    module = TrainingModule(
+        build_model(spec.model), spec.optimizer, spec.steps, spec.batch_size, job.micro_batch, share
+    )
     held_out = torch.from_numpy(
         validation_windows(corpus.validation, spec.context_length, spec.validation_tokens)
     )
     stream = TokenStream(corpus.train, spec.context_length, spec.batch_size, spec.seed)
-    monitor = Monitor(spec, tracker, job.run_dir)
+    own_dir = job.run_dir if share.is_first else job.run_dir / RANKS / str(share.rank)
+    monitor = Monitor(spec, tracker, own_dir)
     checkpoint = job.run_dir / CHECKPOINT
     checkpoint.parent.mkdir(exist_ok=True)
+    resume_from = _readable(checkpoint, share)
     resume = ResumePoint(checkpoint, job.checkpoint_every_s, spec.run_key, monitor, job.pause_at)
-    trainer = _trainer(job, device, [monitor, Validation(spec, held_out, monitor), resume])
-    resume_from = checkpoint if _is_readable(checkpoint) else None
-    trainer.fit(module, _Batches(stream, trainer), ckpt_path=resume_from, weights_only=True)
-    result = _result(job, corpus, stream, device, monitor, tracker)
+    trainer = _trainer(job, share, [monitor, Validation(spec, held_out, monitor), resume])
+    trainer.fit(module, _Batches(stream, trainer, share), ckpt_path=resume_from, weights_only=True)
+    result = _result(job, corpus, stream, device, monitor, tracker, share)
     final = {k: v for k, v in result.metrics().items() if k != "loss"}  # its history ends with it
-    tracker.finish(final, _artifacts(job, module))
+    tracker.finish(final, _artifacts(job, module, share))
     return result
 
 
-def _is_readable(checkpoint: Path) -> bool:
-    """Whether there is a whole checkpoint. A damaged one is put aside, and the run starts at step 0."""
-    if not checkpoint.exists():
-        return False
-    try:
-        torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        aside = checkpoint.with_suffix(".unreadable")
-        checkpoint.replace(aside)
-        print(f"{aside}: cannot be read ({one_line(error)}); training starts at step 0", flush=True)
-        return False
-    return True
+def _readable(checkpoint: Path, share: Share) -> Path | None:
+    """Where there is a whole checkpoint. A damaged one is put aside, and the run starts at step 0."""
+    found = latest(checkpoint)
+
+    def is_readable() -> int:
+        if found is None:
+            return False
+        try:
+            require_readable(found)
+        except UNREADABLE as error:
+            aside = checkpoint.with_suffix(".unreadable")
+            found.replace(aside)
+            print(f"{aside}: cannot be read ({one_line(error)}); training starts at step 0", flush=True)
+            return False
+        return True
+
+    return found if share.agree(is_readable) else None
 
 
 def _corpus(job: TrainJob) -> Corpus:
@@ -159,12 +206,15 @@ def _corpus(job: TrainJob) -> Corpus:
     return corpus
 
 
-def _trainer(job: TrainJob, device: torch.device, callbacks: list) -> Trainer:
-    on_gpu = device.type == "cuda"
+def _trainer(job: TrainJob, share: Share, callbacks: list) -> Trainer:
+    devices = [torch.device(device) for device in job.devices]
+    on_gpu = devices[0].type == "cuda"
+    strategy = strategy_for(job.strategy, share)
     _quiet()
     return Trainer(
         accelerator="gpu" if on_gpu else "cpu",
-        devices=[device.index or 0] if on_gpu else 1,
+        strategy=strategy,
+        devices=[device.index or 0 for device in devices] if on_gpu else len(devices),
         precision=PRECISION[job.spec.precision],
         max_steps=job.spec.steps,
         max_epochs=-1,
@@ -179,7 +229,7 @@ def _trainer(job: TrainJob, device: torch.device, callbacks: list) -> Trainer:
         use_distributed_sampler=False,
         default_root_dir=job.run_dir,
         # A job of a cluster's scheduler starts many of these: none of them is to look for the others.
-        plugins=[LightningEnvironment()],
+        plugins=[Environment(share), *([] if isinstance(strategy, Shards) else [WholeCheckpoints()])],
     )
 
 
@@ -201,16 +251,17 @@ def _quiet() -> None:
 
 
 class _Batches:
-    """The stream from the step at which the trainer stands."""
+    """A process's share of the stream from the step at which the trainer stands."""
 
-    def __init__(self, stream: TokenStream, trainer: Trainer) -> None:
+    def __init__(self, stream: TokenStream, trainer: Trainer, share: Share) -> None:
         self.stream = stream
         self.trainer = trainer
+        self.rows = share.rows(stream.batch_size)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         step = self.trainer.global_step
         while True:
-            yield torch.from_numpy(self.stream.batch(step))
+            yield torch.from_numpy(self.stream.batch(step)[self.rows])
             step += 1
 
 
@@ -221,6 +272,7 @@ def _result(
     device: torch.device,
     monitor: Monitor,
     tracker: Tracker,
+    share: Share,
 ) -> RunResult:
     loss = monitor.validation_loss
     assert loss is not None, "the last step is always validated"
@@ -234,7 +286,7 @@ def _result(
         wall_time_s=monitor.wall_time,
         step_time_s=monitor.step_time,
         tokens_per_s=monitor.tokens_per_step / monitor.step_time,
-        memory_bytes=_peak_memory(device),
+        memory_bytes=share.largest(_peak_memory(device)),
         device=device_name(device),
         mlflow_run_id=tracker.run_id,
         mlflow_experiment_id=tracker.experiment_id,
@@ -247,10 +299,12 @@ def _peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
 
-def _artifacts(job: TrainJob, module: TrainingModule) -> list[Path]:
+def _artifacts(job: TrainJob, module: TrainingModule, share: Share) -> list[Path]:
     artifacts = [job.run_dir / SPEC]
     if job.keep_final_checkpoint:
-        artifacts.append(save_model(module.model, job.spec, job.run_dir))
+        weights = whole_weights(module.model)
+        if share.is_first:
+            artifacts.append(save_model(weights, job.spec, job.run_dir))
     return artifacts
 
 

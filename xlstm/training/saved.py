@@ -5,6 +5,7 @@ The folder holds MLflow's MLmodel file and `data/` with the run's spec and its w
 
 import json
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,14 @@ MODEL = "model"
 _DATA, _SPEC, _WEIGHTS = "data", "spec.json", "model.pt"
 
 
-def save_model(model: nn.Module, spec: RunSpec, run_dir: Path) -> Path:
-    """Write `run_dir/model`; its path.
+def save_model(weights: Mapping[str, Tensor], spec: RunSpec, run_dir: Path) -> Path:
+    """Write `run_dir/model`, a model with these weights; its path.
 
     MLflow's own writer would import pandas, which a training does without.
     """
     folder = run_dir / MODEL
     (folder / _DATA).mkdir(parents=True, exist_ok=True)
-    torch.save(model.state_dict(), folder / _DATA / _WEIGHTS)
+    torch.save(weights, folder / _DATA / _WEIGHTS)
     (folder / _DATA / _SPEC).write_text(canonical_json(spec) + "\n", encoding="utf-8")
     flavor = {"loader_module": __name__, "data": _DATA, "python_version": platform.python_version()}
     description = {

@@ -122,6 +122,26 @@ class Tracker:
         self.client.set_terminated(self.run_id, "FAILED")
 
 
+class Silent(Tracker):
+    """For the processes of a training beside its first, which alone tells the store. Keeps no history."""
+
+    def __init__(self, job: TrainJob) -> None:
+        self.job = job
+        self.run_id = self.experiment_id = ""
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        pass
+
+    def history(self) -> list[list[Any]]:
+        return []
+
+    def restore(self, history: list[list[Any]]) -> None:
+        pass
+
+    def finish(self, metrics: dict[str, float], artifacts: list[Path]) -> None:
+        pass
+
+
 def insist(call: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
     """The answer of the store; asks again, with growing pauses, while it is away and patience lasts."""
     deadline = time.monotonic() + patience_s
