@@ -24,7 +24,14 @@ from xlstm.accounting.memory import (
     training_intensity,
 )
 from xlstm.accounting.parameters import ParameterCount, count_parameters, parameters_by_part
-from xlstm.accounting.shapes import FFN_FACTOR, ffn_width, mlstm_config, transformer_config
+from xlstm.accounting.shapes import (
+    FFN_FACTOR,
+    build_config,
+    ffn_width,
+    mlstm_config,
+    transformer_config,
+    xlstm_config,
+)
 from xlstm.accounting.training import ForwardFlops, backward_flops, forward_flops, training_flops
 
 __all__ = [
@@ -38,6 +45,7 @@ __all__ = [
     "MixingMode",
     "ParameterCount",
     "backward_flops",
+    "build_config",
     "count_parameters",
     "decode_bytes",
     "decode_flops",
@@ -55,4 +63,5 @@ __all__ = [
     "training_flops",
     "training_intensity",
     "transformer_config",
+    "xlstm_config",
 ]

@@ -4,7 +4,26 @@ L is the length of a chunk, K and V are the widths of a query and a value head, 
 follows the kernels: gates, state recurrence, inside a chunk, from the state, and what joins them.
 """
 
-from xlstm.accounting.conventions import TFLA_CAUSAL_FACTOR, TILE
+from collections.abc import Callable
+
+from xlstm.accounting.conventions import TFLA_CAUSAL_FACTOR, TILE, MixingMode
+
+
+def sequence(T: int, K: int, V: int, L: int, mode: MixingMode, causal_factor: float | None = None) -> float:
+    """A whole sequence under a named count; in chunks of L where the mode is a chunkwise one."""
+    if mode == "recurrent":
+        return T * recurrent_step(K, V)
+    if mode == "parallel":
+        return parallel(T, K, V) if causal_factor is None else parallel(T, K, V, causal_factor)
+    if mode == "first":
+        return in_chunks(T, K, V, L, chunk_first)
+    return in_chunks(T, K, V, L, lambda L, K, V: chunk_tfla(L, K, V, causal_factor))
+
+
+def in_chunks(T: int, K: int, V: int, L: int, chunk: Callable[[int, int, int], float]) -> float:
+    """Whole chunks and the rest."""
+    whole, rest = divmod(T, L)
+    return whole * chunk(L, K, V) + (chunk(rest, K, V) if rest else 0)
 
 
 def chunk_first(L: int, K: int, V: int) -> float:

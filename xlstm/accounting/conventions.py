@@ -5,9 +5,9 @@ theirs slip; a multiply-add is two, an elementary function (exp, log, sigmoid, m
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
-from xlstm.config import MLSTMConfig, ModelConfig
+from xlstm.config import LSTMConfig, MLSTMConfig, ModelConfig, XLSTMConfig
 
 AttentionMode = Literal["distill_scaling", "chinchilla"]
 CellMode = Literal["first", "tfla", "recurrent", "parallel"]
@@ -16,7 +16,8 @@ MixingMode = Literal["distill_scaling", "chinchilla", "first", "tfla", "recurren
 
 Attention: "distill_scaling" (default) the causal half, "chinchilla" all T^2. mLSTM: "first" (default) and
 "tfla", two counts of the chunkwise form, within 6e-5 of each other over the models of the paper; "recurrent",
-step by step, as in decoding; "parallel", the quadratic form.
+step by step, as in decoding; "parallel", the quadratic form. Of a stack with sLSTM blocks they count the
+mLSTM cells; an sLSTM or LSTM is counted step by step.
 """
 
 BackwardMode = Literal["twice_forward", "mixing_2.5_forward", "tfla"]
@@ -60,11 +61,15 @@ class FlopConvention:
 
 def mixing_mode(config: ModelConfig, mode: MixingMode | None) -> MixingMode:
     """The mode that counts for an architecture: its default for None. ValueError for one of the other."""
-    if isinstance(config, MLSTMConfig):
-        known, what = get_args(CellMode), "an mLSTM"
+    known: tuple[str, ...]
+    if isinstance(config, MLSTMConfig | XLSTMConfig):
+        known, what = get_args(CellMode), "an mLSTM" if config.arch == "mlstm" else f"an {config.arch}"
+    elif isinstance(config, LSTMConfig):
+        known, what = ("recurrent",), "an LSTM"
     else:
         known, what = get_args(AttentionMode), "a Transformer"
-    mode = mode or known[0]
+    if mode is None:
+        return cast("MixingMode", known[0])
     if mode not in known:
         options = " or ".join(f'"{name}"' for name in known[:2])
         more = "".join(f', "{name}"' for name in known[2:])

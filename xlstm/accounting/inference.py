@@ -14,8 +14,10 @@ from xlstm.accounting.conventions import (
     PREFILL_CAUSAL_FACTOR,
     TFLA_CAUSAL_FACTOR,
     DecodeAccounting,
+    MixingMode,
 )
-from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
+from xlstm.accounting.stacks import block_kinds, mixing_flops
+from xlstm.config import LSTMConfig, MLSTMConfig, ModelConfig, TransformerConfig, XLSTMConfig
 
 
 def prefill_flops(
@@ -33,6 +35,12 @@ def prefill_flops(
     and 0.75 of a chunk in an mLSTM, which counts as in "tfla" at any chunk size.
     """
     T, blocks = prompt_length, config.num_blocks
+    if isinstance(config, XLSTMConfig | LSTMConfig):
+        mode: MixingMode = "recurrent" if isinstance(config, LSTMConfig) else "tfla"
+        factor = TFLA_CAUSAL_FACTOR if causal_factor is None else causal_factor
+        around = T * sum(count * costs.around for count, costs in block_kinds(config))
+        mixing = mixing_flops(config, T, mode, factor)
+        return batch_size * (around + mixing + 2 * config.d_model * config.vocab_size)
     if isinstance(config, MLSTMConfig):
         factor = TFLA_CAUSAL_FACTOR if causal_factor is None else causal_factor
         whole, rest = divmod(T, config.chunk_size)
@@ -62,6 +70,9 @@ def decode_flops(
     counts the same under both.
     """
     d, V = config.d_model, config.vocab_size
+    if isinstance(config, XLSTMConfig | LSTMConfig):
+        around = sum(count * costs.around for count, costs in block_kinds(config))
+        return batch_size * (around + mixing_flops(config, 1, "recurrent") + 3 * d + 2 * d * V)
     block = block_flops(config, num_kv_heads=num_kv_heads, accounting=accounting)
     if isinstance(config, MLSTMConfig):
         block += config.num_heads * cells.recurrent_step(config.head_dim_qk, config.head_dim_v)
@@ -73,7 +84,10 @@ def decode_flops(
 
 
 def block_flops(
-    config: ModelConfig, *, num_kv_heads: int | None = None, accounting: DecodeAccounting = "every_step"
+    config: MLSTMConfig | TransformerConfig,
+    *,
+    num_kv_heads: int | None = None,
+    accounting: DecodeAccounting = "every_step",
 ) -> float:
     """Everything in a block but the sequence mixing, one token: maps, gates, two norms and two skips."""
     d, n = config.d_model, config.num_heads

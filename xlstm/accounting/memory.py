@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from xlstm.accounting.conventions import PAPER_GENERATED, DecodeAccounting
 from xlstm.accounting.inference import decode_flops, prefill_flops
 from xlstm.accounting.parameters import count_parameters, parameters_by_part
+from xlstm.accounting.stacks import Stack, block_kinds
 from xlstm.accounting.training import training_flops
-from xlstm.config import MLSTMConfig, ModelConfig
+from xlstm.config import LSTMConfig, MLSTMConfig, ModelConfig, TransformerConfig, XLSTMConfig
 
 BACKWARD_BYTES_FACTOR = 2
 """The backward pass of a map is two products, for its input and its weights, each like the forward one."""
@@ -27,7 +28,7 @@ class BytesPerElement:
     """The cache of keys and values too."""
     weights: int = 2
     state: int = 4
-    """C, n and m of the mLSTM."""
+    """C, n and m of the mLSTM, and what the cells of the other recurrent stacks keep."""
 
 
 BYTES = BytesPerElement()
@@ -41,7 +42,14 @@ def state_bytes(
     bytes_per: BytesPerElement = BYTES,
     num_kv_heads: int | None = None,
 ) -> int:
-    """What a sequence leaves behind: keys and values of `context_length` tokens, or the mLSTM states."""
+    """What a sequence leaves behind: keys and values of `context_length` tokens, or the states of recurrent
+    layers and the inputs that their convolutions still need."""
+    if isinstance(config, XLSTMConfig | LSTMConfig):
+        kept = [
+            count * (costs.state * bytes_per.state + costs.inputs * bytes_per.activations)
+            for count, costs in block_kinds(config)
+        ]
+        return batch_size * sum(kept)
     rows = batch_size * config.num_blocks
     if isinstance(config, MLSTMConfig):
         return rows * config.num_heads * _state_elements(config) * bytes_per.state
@@ -63,11 +71,12 @@ def prefill_bytes(
     """
     d, V, b, T = config.d_model, config.vocab_size, bytes_per, prompt_length
     predicted = T if all_logits else 1
-    activations = T * config.num_blocks * _layer_elements(config, num_kv_heads) + predicted * (2 * d + V)
-    embedding = T * d
-    moved = (activations + embedding) * b.activations + config.num_blocks * _mixing_bytes(
-        config, T, b, num_kv_heads
-    )
+    if isinstance(config, XLSTMConfig | LSTMConfig):
+        layers, mixing = _stack_elements(config), _stack_mixing_bytes(config, T, b)
+    else:
+        layers = config.num_blocks * _layer_elements(config, num_kv_heads)
+        mixing = config.num_blocks * _mixing_bytes(config, T, b, num_kv_heads)
+    moved = (T * layers + predicted * (2 * d + V) + T * d) * b.activations + mixing
     return _weights(config, num_kv_heads) * b.weights + batch_size * moved
 
 
@@ -88,8 +97,12 @@ def decode_bytes(
     """
     d, V, b = config.d_model, config.vocab_size, bytes_per
     weights: float = _weights(config, num_kv_heads) * b.weights
-    if isinstance(config, MLSTMConfig):
+    if isinstance(config, XLSTMConfig | LSTMConfig):
         state: float = 2 * state_bytes(config, 0, batch_size=batch_size, bytes_per=b)
+        moved = (_stack_elements(config) + 2 * d + V + d) * b.activations
+        return weights + state + batch_size * moved
+    if isinstance(config, MLSTMConfig):
+        state = 2 * state_bytes(config, 0, batch_size=batch_size, bytes_per=b)
         heads = config.num_heads * (2 * config.head_dim_qk + 2 * config.head_dim_v + 2)
     else:
         a_token = state_bytes(config, 1, batch_size=batch_size, bytes_per=b, num_kv_heads=num_kv_heads)
@@ -155,7 +168,7 @@ def decode_intensity(
     )
 
 
-def _kv_width(config: ModelConfig, num_kv_heads: int | None) -> int:
+def _kv_width(config: MLSTMConfig | TransformerConfig, num_kv_heads: int | None) -> int:
     heads = config.num_heads if num_kv_heads is None else num_kv_heads
     return heads * (config.d_model // config.num_heads)
 
@@ -163,7 +176,7 @@ def _kv_width(config: ModelConfig, num_kv_heads: int | None) -> int:
 def _weights(config: ModelConfig, num_kv_heads: int | None) -> int:
     """Parameters that a pass reads: all but the embedding, of which it looks up a row a token."""
     all_heads = count_parameters(config) - parameters_by_part(config).embedding
-    if isinstance(config, MLSTMConfig):
+    if not isinstance(config, TransformerConfig):
         return all_heads
     shared = config.d_model - _kv_width(config, num_kv_heads)
     return all_heads - config.num_blocks * 2 * config.d_model * shared
@@ -173,7 +186,7 @@ def _state_elements(config: MLSTMConfig) -> int:
     return config.head_dim_qk * config.head_dim_v + config.head_dim_qk + 1
 
 
-def _layer_elements(config: ModelConfig, num_kv_heads: int | None) -> int:
+def _layer_elements(config: MLSTMConfig | TransformerConfig, num_kv_heads: int | None) -> int:
     """Elements in and out of the layers of one block, one token, the sequence mixing left out."""
     d, n = config.d_model, config.num_heads
     around = 2 * d + 3 * (d + config.ffn_dim)
@@ -183,7 +196,9 @@ def _layer_elements(config: ModelConfig, num_kv_heads: int | None) -> int:
     return around + d + n * (2 * K + V) + 2 * (d + n) + (d + n * V) + n * V + (d + n * V)
 
 
-def _mixing_bytes(config: ModelConfig, T: int, b: BytesPerElement, num_kv_heads: int | None) -> int:
+def _mixing_bytes(
+    config: MLSTMConfig | TransformerConfig, T: int, b: BytesPerElement, num_kv_heads: int | None
+) -> int:
     """Operands of attention, or of the mLSTM's chunks, of one block and one sequence."""
     if not isinstance(config, MLSTMConfig):
         return T * 2 * (config.d_model + _kv_width(config, num_kv_heads)) * b.activations
@@ -192,3 +207,17 @@ def _mixing_bytes(config: ModelConfig, T: int, b: BytesPerElement, num_kv_heads:
     state = 2 * _state_elements(config) * b.state * chunks
     operands = T * ((K + V + 2) + (2 * K + V + 2) + V) * b.activations + T * 2 * b.state
     return config.num_heads * (state + operands)
+
+
+def _stack_elements(config: Stack) -> int:
+    """Elements in and out of the layers of all blocks, one token."""
+    return sum(count * costs.read_and_written for count, costs in block_kinds(config))
+
+
+def _stack_mixing_bytes(config: Stack, T: int, b: BytesPerElement) -> int:
+    """The state of mLSTM cells once a chunk, written and read; an LSTM's or sLSTM's stays on the chip."""
+    if isinstance(config, LSTMConfig) or not config.num_mlstm:
+        return 0
+    width = config.mlstm_head_dim
+    state = 2 * (width * width + width + 1) * b.state * -(-T // config.chunk_size)
+    return config.num_mlstm * config.num_heads * state

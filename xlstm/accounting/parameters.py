@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, fields
 
-from xlstm.config import MLSTMConfig, ModelConfig
+from xlstm.accounting.stacks import block_kinds
+from xlstm.config import LSTMConfig, MLSTMConfig, ModelConfig, TransformerConfig, XLSTMConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,7 +12,7 @@ class ParameterCount:
 
     embedding: int
     mixer: int
-    """Attention or mLSTM layers, with their gates, gate biases and head norms."""
+    """Attention, mLSTM, sLSTM or LSTM layers, with their gates, biases, convolutions and head norms."""
     ffn: int
     norms: int
     """Before each layer and before the head."""
@@ -28,8 +29,17 @@ class ParameterCount:
 
 
 def parameters_by_part(config: ModelConfig) -> ParameterCount:
-    """Untied embeddings, no biases but those of the mLSTM gates (arXiv:2510.02228, appendix)."""
+    """Untied embeddings, no biases but those of gates and convolutions (arXiv:2510.02228, appendix)."""
     d, blocks = config.d_model, config.num_blocks
+    if isinstance(config, XLSTMConfig | LSTMConfig):
+        kinds = block_kinds(config)
+        return ParameterCount(
+            embedding=config.vocab_size * d,
+            mixer=sum(count * costs.mixer for count, costs in kinds),
+            ffn=sum(count * costs.ffn for count, costs in kinds),
+            norms=sum(count * costs.norms for count, costs in kinds) + d,
+            lm_head=config.vocab_size * d,
+        )
     return ParameterCount(
         embedding=config.vocab_size * d,
         mixer=blocks * _mixer_parameters(config),
@@ -45,7 +55,7 @@ def count_parameters(config: ModelConfig, embedding: bool = True) -> int:
     return parts.total if embedding else parts.non_embedding
 
 
-def _mixer_parameters(config: ModelConfig) -> int:
+def _mixer_parameters(config: MLSTMConfig | TransformerConfig) -> int:
     d, heads = config.d_model, config.num_heads
     if not isinstance(config, MLSTMConfig):
         return 4 * d * d

@@ -4,7 +4,6 @@ Embedding look-ups, norms and skip connections are not counted. The conventions 
 `xlstm.accounting.conventions`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 from xlstm.accounting import cells
@@ -15,7 +14,8 @@ from xlstm.accounting.conventions import (
     MixingMode,
     mixing_mode,
 )
-from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
+from xlstm.accounting.stacks import Stack, block_kinds, mixing_flops
+from xlstm.config import LSTMConfig, MLSTMConfig, ModelConfig, TransformerConfig, XLSTMConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class ForwardFlops:
     projections: float
     """Linear maps into and out of the mixing layer, gates included."""
     mixing: float
-    """Attention, or the mLSTM cell."""
+    """Attention, or the cell."""
     ffn: float
     logits: float
     elementwise: float
@@ -53,15 +53,19 @@ def forward_flops(
     Where the context is no multiple of the chunk size, the last chunk is counted at the length it has.
     `causal_factor` replaces the share of a quadratic matrix that "tfla" and "parallel" take as computed.
     `ffn_dim` replaces the width of the feed-forward layer: the paper's grids are counted with 2.667 d_model
-    before it is rounded. ValueError where `mode` is one of the other architecture.
+    before it is rounded; the stacks of the 2024 paper keep theirs. ValueError where `mode` is one of another
+    architecture.
     """
     T, d, blocks = context_length, config.d_model, config.num_blocks
     if T < 1:
         raise ValueError(f"context_length = {T}: must be positive")
+    if isinstance(config, XLSTMConfig | LSTMConfig):
+        return _stack(config, T, mode, causal_factor)
     mode = mixing_mode(config, mode)
     ffn = config.ffn_dim if ffn_dim is None else ffn_dim
     if isinstance(config, MLSTMConfig):
-        mixing = config.num_heads * _cells(config, T, mode, causal_factor)
+        K, L = config.head_dim_qk, config.chunk_size
+        mixing = config.num_heads * cells.sequence(T, K, config.head_dim_v, L, mode, causal_factor)
         width = config.num_heads * (2 * config.head_dim_qk + 2)  # queries, keys and two gates
         projections, output_gate = 2 * T * d * (width + 3 * d), T * d
     else:
@@ -85,7 +89,7 @@ def backward_flops(
 ) -> float:
     """FLOPs of one sequence, backward, under a named convention.
 
-    ValueError for "tfla" on a Transformer: it counts the kernels of the mLSTM.
+    ValueError for "tfla" on another architecture: it counts the kernels of the mLSTM.
     """
     forward = forward_flops(config, context_length, mode=mode, ffn_dim=ffn_dim)
     if backward == "twice_forward":
@@ -94,10 +98,13 @@ def backward_flops(
         mixing = BACKWARD_MIXING_FACTOR * forward.mixing
     elif isinstance(config, MLSTMConfig):
         T, heads, K = context_length, config.num_heads, config.head_dim_qk
-        layer = heads * _chunks(config, T, cells.chunk_backward) + cells.gate_gradients(T, heads, K)
+        cell = cells.in_chunks(T, K, config.head_dim_v, config.chunk_size, cells.chunk_backward)
+        layer = heads * cell + cells.gate_gradients(T, heads, K)
         mixing = config.num_blocks * layer
     else:
-        raise ValueError('backward = "tfla": counts the mLSTM\'s kernels; a Transformer has none of them')
+        raise ValueError(
+            f'backward = "tfla": counts the mLSTM\'s kernels; a {_name(config)} has none of them'
+        )
     return BACKWARD_FACTOR * (forward.linear + forward.elementwise) + mixing
 
 
@@ -126,20 +133,16 @@ def _attention(config: TransformerConfig, T: int, mode: MixingMode) -> float:
     return T * T * (4 * d + 3 * heads)
 
 
-def _cells(config: MLSTMConfig, T: int, mode: MixingMode, causal_factor: float | None) -> float:
-    """One head of the mLSTM over a sequence."""
-    K, V = config.head_dim_qk, config.head_dim_v
-    if mode == "recurrent":
-        return T * cells.recurrent_step(K, V)
-    if mode == "parallel":
-        return cells.parallel(T, K, V) if causal_factor is None else cells.parallel(T, K, V, causal_factor)
-    if mode == "first":
-        return _chunks(config, T, cells.chunk_first)
-    return _chunks(config, T, lambda L, K, V: cells.chunk_tfla(L, K, V, causal_factor))
+def _stack(config: Stack, T: int, mode: MixingMode | None, causal_factor: float | None) -> ForwardFlops:
+    kinds = block_kinds(config)
+    return ForwardFlops(
+        projections=T * sum(count * costs.projections for count, costs in kinds),
+        mixing=mixing_flops(config, T, mode, causal_factor),
+        ffn=T * sum(count * costs.ffn_flops for count, costs in kinds),
+        logits=2 * T * config.d_model * config.vocab_size,
+        elementwise=T * sum(count * costs.elementwise for count, costs in kinds),
+    )
 
 
-def _chunks(config: MLSTMConfig, T: int, chunk: Callable[[int, int, int], float]) -> float:
-    """Whole chunks and the rest."""
-    K, V, L = config.head_dim_qk, config.head_dim_v, config.chunk_size
-    whole, rest = divmod(T, L)
-    return whole * chunk(L, K, V) + (chunk(rest, K, V) if rest else 0)
+def _name(config: ModelConfig) -> str:
+    return "Transformer" if isinstance(config, TransformerConfig) else config.arch

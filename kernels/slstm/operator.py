@@ -1,0 +1,61 @@
+"""The sLSTM cell over whole sequences: the public operator and the choice of backend."""
+
+import torch
+from torch import Tensor
+
+from kernels.backends import choose_backend
+from kernels.slstm import loop  # noqa: F401 (registers the operator)
+from kernels.slstm.reference import InputGate, State
+
+
+def slstm(
+    x: Tensor,
+    R: Tensor | None,
+    b: Tensor | None = None,
+    *,
+    initial_state: State | None = None,
+    return_final_state: bool = False,
+    input_gate: InputGate = "exp",
+    normaliser: bool = True,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, State]:
+    """The sLSTM cell (arXiv:2405.04517, eqs. 8 to 18) over a sequence, differentiable once.
+
+    x (B, S, 4, H, D): what the tokens contribute to the input, forget, cell and output gate, in this order,
+    before their activations. R (H, D, 4, D): what head h adds to them from its last output, y R[h]; None
+    mixes nothing. b (H, 4, D): biases. h (B, S, H, D) has the dtype of x; gates and states are computed in
+    float32 at least.
+
+    `input_gate` is the activation of the first gate. Without `normaliser` the output is o tanh(c): with
+    sigmoid gates, an LSTM whose recurrent weights are block-diagonal. `backend` as in `kernels.backends`; a
+    float64 x takes the reference.
+
+    Raises:
+        ValueError: shapes or options that do not fit, by name.
+    """
+    _check(x, R, b, initial_state, input_gate)
+    state: tuple[Tensor | None, ...] = initial_state or (None, None, None)
+    chosen = choose_backend(backend, x.device)
+    if chosen == "reference" or x.dtype == torch.float64:
+        h, cell, log_norm, *_ = torch.ops.isoflop.slstm_loop(
+            x, R, b, *state, input_gate == "sigmoid", normaliser
+        )
+    else:
+        raise NotImplementedError
+    if not return_final_state:
+        return h
+    return h, State(h[:, -1].to(cell.dtype), cell, log_norm)
+
+
+def _check(x: Tensor, R: Tensor | None, b: Tensor | None, state: State | None, input_gate: str) -> None:
+    if input_gate not in ("exp", "sigmoid"):
+        raise ValueError(f'input_gate = {input_gate!r}: must be "exp" or "sigmoid"')
+    if x.ndim != 5 or x.shape[2] != 4 or 0 in x.shape:
+        raise ValueError(f"x has shape {tuple(x.shape)}: must be (B, S, 4, H, D), none of them 0")
+    batch, _, _, heads, width = x.shape
+    expected = {"R": (R, (heads, width, 4, width)), "b": (b, (heads, 4, width))}
+    for name, part in zip(State._fields, state or (None,) * 3, strict=True):
+        expected[f"initial_state {name}"] = part, (batch, heads, width)
+    for name, (tensor, shape) in expected.items():
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}: must be {shape}")
