@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 from xlstm.capability.tasks import TaskSpec, task_from_dict
-from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
+from xlstm.config import ModelConfig, config_class
 from xlstm.later import is_left_out, later
 
 TRAINING_VERSION = 1
@@ -100,7 +100,7 @@ def _determining(value: Any) -> Any:
 def run_spec_from_dict(fields: dict[str, Any]) -> RunSpec:
     """Inverse of `canonical_json` after `json.loads`."""
     model = dict(fields["model"])
-    config = {"mlstm": MLSTMConfig, "transformer": TransformerConfig}[model["arch"]]
+    config = config_class(model["arch"])
     return RunSpec(
         **{
             **fields,

@@ -7,11 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.cross_entropy import linear_cross_entropy
-from xlstm.config import MLSTMConfig, ModelConfig
+from xlstm.config import LSTMConfig, MLSTMConfig, ModelConfig, XLSTMConfig
 from xlstm.models.decoding import DecodingState, Layout
 from xlstm.models.layers import find_documents, init_matrices, soft_cap, widen
+from xlstm.models.lstm import LSTMBackbone
 from xlstm.models.mlstm import MLSTMBackbone
 from xlstm.models.transformer import TransformerBackbone
+from xlstm.models.xlstm import XLSTMBackbone
+
+Backbone = MLSTMBackbone | TransformerBackbone | XLSTMBackbone | LSTMBackbone
 
 
 class LanguageModel(nn.Module):
@@ -32,6 +36,8 @@ class LanguageModel(nn.Module):
         init_matrices(self, self.config.d_model, self.config.num_blocks)
         if isinstance(self.backbone, MLSTMBackbone):
             self.backbone.init_gates()
+        if isinstance(self.backbone, XLSTMBackbone | LSTMBackbone):
+            self.backbone.init_weights()
 
     def forward(
         self, tokens: Tensor, *, document_ids: Tensor | None = None, targets: Tensor | None = None
@@ -107,5 +113,12 @@ def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(widen(logits.flatten(0, -2)), targets.flatten())
 
 
-def _backbone(config: ModelConfig) -> MLSTMBackbone | TransformerBackbone:
-    return MLSTMBackbone(config) if isinstance(config, MLSTMConfig) else TransformerBackbone(config)
+def _backbone(config: ModelConfig) -> Backbone:
+    match config:
+        case MLSTMConfig():
+            return MLSTMBackbone(config)
+        case XLSTMConfig():
+            return XLSTMBackbone(config)
+        case LSTMConfig():
+            return LSTMBackbone(config)
+    return TransformerBackbone(config)
