@@ -14,6 +14,7 @@ from flows import import_command
 from flows.compare_command import compare
 from flows.durations import seconds
 from flows.fit_command import fit
+from flows.pack_command import pack, unpack
 from flows.plan_table import print_plan
 from tasks import services
 from tasks.doctor import examine
@@ -157,6 +158,8 @@ def schema() -> None:
 
 app.command("fit")(fit)
 app.command("compare")(compare)
+app.command("pack")(pack)
+app.command("unpack")(unpack)
 app.add_typer(import_command.app, name="import")
 
 
