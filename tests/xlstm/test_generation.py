@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from xlstm.accounting import mlstm_config, transformer_config
+from xlstm.accounting import build_config, mlstm_config, transformer_config
 from xlstm.config import ModelConfig
 from xlstm.generation import (
     Continuation,
@@ -30,7 +30,12 @@ SHAPE: dict[str, Any] = {
     "ffn_multiple_of": 8,
 }
 CONFIGS = [mlstm_config(**SHAPE, chunk_size=8), transformer_config(**SHAPE)]
+OTHERS = [
+    build_config(arch, vocab_size=50, d_model=24, num_blocks=2, num_heads=3, ffn_multiple_of=8)
+    for arch in ("xlstm[1:1]", "lstm")
+]
 BOTH = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.arch)
+ALL = pytest.mark.parametrize("config", CONFIGS + OTHERS, ids=lambda config: config.arch)
 CLOSE: dict[torch.dtype, dict[str, float]] = {
     torch.float64: {"rtol": 1e-9, "atol": 1e-11},
     torch.float32: {"rtol": 1e-4, "atol": 2e-5},
@@ -57,7 +62,7 @@ def feed(session: Session, text: Tensor) -> Tensor:
     return torch.stack([session.step(column).clone() for column in text.T], 1)
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_prefill_and_decode_are_the_full_forward(config: ModelConfig, dtype: torch.dtype) -> None:
     model, text = lively(config, dtype), tokens(3, 30)
@@ -68,7 +73,7 @@ def test_prefill_and_decode_are_the_full_forward(config: ModelConfig, dtype: tor
     torch.testing.assert_close(torch.cat([first[:, None], rest], 1), expected[:, 18:], **CLOSE[dtype])
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("prefill_tokens", [3, 12, 1000])
 def test_ragged_prompts_in_pieces_then_decode(config: ModelConfig, prefill_tokens: int) -> None:
     """Every sequence as if it were alone, whatever its length and however the prompt is cut."""
@@ -84,7 +89,7 @@ def test_ragged_prompts_in_pieces_then_decode(config: ModelConfig, prefill_token
     assert session.state.lengths.tolist() == [7, 23, 10, 15]
 
 
-@BOTH
+@ALL
 def test_a_session_reads_on(config: ModelConfig) -> None:
     """Prefill, decode, prefill again: what a conversation does; and from the beginning after a reset."""
     model, text = lively(config), tokens(2, 26)

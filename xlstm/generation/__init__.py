@@ -4,10 +4,10 @@
 
     session = Session(model, batch_size=8, capacity=4096)    # state in buffers that do not move
     logits = session.prefill(prompts)                        # chunkwise, ragged prompts without padding
-    logits = session.step()                                  # a token of every sequence; a CUDA graph on a GPU
+    logits = session.step()                                  # one token each; a CUDA graph on a GPU
 
-`session` holds the state, `graphs` the capture, `prompts` what may be asked, `sampling` how a token is chosen,
-`memory` what it takes and the refusal of what does not fit, `prepare` models for inference.
+`session` holds the state, `graphs` the capture, `prompts` what may be asked, `sampling` how a token is
+chosen, `memory` what it takes and the refusal of what does not fit, `prepare` models for inference.
 """
 
 from xlstm.generation.generate import Continuation, generate, stream

@@ -45,7 +45,7 @@ def footprint(
     state_dtype: torch.dtype = torch.float32,
     prefill_tokens: int,
 ) -> Footprint:
-    """Of a session with room for `capacity` tokens a sequence, that reads prompts of at most `prompt_length`."""
+    """Of a session with room for `capacity` tokens a sequence and prompts of up to `prompt_length`."""
     state = model.new_state(batch_size, capacity, state_dtype, device=torch.device("meta"))
     piece = min(prompt_length, max(1, prefill_tokens // batch_size))
     width = model.lm_head.weight.itemsize
@@ -111,7 +111,7 @@ def refuse_what_does_not_fit(
     available = available_bytes(device)
     if needed.total > available:
         raise MemoryLimitError(
-            f"{batch_size} x {capacity} tokens need about {_gib(needed.total)} ({_gib(needed.state)} of state,"
+            f"{batch_size} x {capacity} tokens need about {_gib(needed.total)} ({_gib(needed.state)} state,"
             f" {_gib(needed.prefill)} to read the prompt) and {device} has {_gib(available)} free:"
             " shorten the prompt, ask for fewer tokens or sequences"
         )

@@ -40,7 +40,7 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     chances = scaled.softmax(-1)
     if sampling.top_p is None or sampling.top_p == 1:
         return chances
-    ordered, places = chances.sort(-1, descending=True, stable=True)
+    ordered, places = chances.sort(dim=-1, descending=True, stable=True)
     # A token stays where those before it hold less than top_p: the likeliest always does.
     ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= sampling.top_p, 0.0)
     kept = torch.zeros_like(chances).scatter(-1, places, ordered)

@@ -19,8 +19,8 @@ class Session:
     """Sequences that a model goes on with, and what it remembers of them.
 
     `tokens` (B,) int64 are what `step` reads next: the likeliest ones unless the caller writes others.
-    `logits` (B, vocabulary) float32 (float64 of a float64 model) are the last ones. Both are buffers that stay
-    where they are, like the state.
+    `logits` (B, vocabulary) float32 (float64 of a float64 model) are the last ones. Both are buffers that
+    stay where they are, like the state.
     """
 
     @torch.no_grad()

@@ -1,16 +1,18 @@
-"""What decoding keeps: buffers of fixed address for a batch of sequences, and where the tokens of a prefill lie.
+"""What decoding keeps, in buffers of fixed address, and where the tokens of a prefill lie.
 
 A state is changed in place, so that a captured CUDA graph finds it where it was. The state of a block is a
-tuple of tensors whose first dimension is the batch: C, n, m of an mLSTM cell, keys and values of attention.
+tuple of tensors whose first dimension is the batch, or of such tuples: C, n, m of an mLSTM cell, keys and
+values of attention.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-BlockState = tuple[Tensor, ...]
+BlockState = tuple[Any, ...]
 
 
 @dataclass
@@ -24,7 +26,7 @@ class DecodingState:
     def tensors(self) -> Iterator[Tensor]:
         yield self.lengths
         for block in self.blocks:
-            yield from block
+            yield from _leaves(block)
 
     def reset(self) -> None:
         """Back to the beginning of all sequences."""
@@ -79,11 +81,12 @@ class Layout:
 
     def read(self, state: BlockState) -> BlockState:
         """The rows of a block's state."""
-        return state if self.rows is None else tuple(part.index_select(0, self.rows) for part in state)
+        rows = self.rows
+        return state if rows is None else _each(lambda part: part.index_select(0, rows), state)
 
     def write(self, state: BlockState, new: BlockState) -> None:
         """Put rows back into a block's state."""
-        for part, value in zip(state, new, strict=True):
+        for part, value in zip(_leaves(state), _leaves(new), strict=True):
             if self.rows is None:
                 part.copy_(value)
             else:
@@ -110,3 +113,68 @@ def lay_out(
         [torch.arange(start, start + n, device=device) for start, n in zip(starts, lengths, strict=True)]
     )
     return Layout(tuple(starts), tuple(lengths), chosen, ends.int().to(device), positions)
+
+
+class DecodesByExtend:
+    """`new_state`, `prefill` and `step` of a backbone that can go on from a state by a function.
+
+    Its `extend(x, states)` takes and returns a state a block, of nested tuples of tensors that have the batch
+    first; zeros are the beginning. Sequences of several lengths are read one after the other.
+    """
+
+    out_norm: Any
+    extend: Callable[..., Any]
+
+    @torch.no_grad()
+    def new_state(
+        self,
+        batch_size: int,
+        capacity: int,
+        dtype: torch.dtype,
+        state_dtype: torch.dtype,
+        device: torch.device,
+    ) -> list[BlockState]:
+        """Shapes and dtypes are those after one token; neither `capacity` nor `state_dtype` matters."""
+        width = self.out_norm.weight
+        _, after = self.extend(width.new_zeros(1, 1, *width.shape), None)
+        return [
+            _each(lambda x: torch.zeros(batch_size, *x.shape[1:], dtype=x.dtype, device=device), block)
+            for block in after
+        ]
+
+    def prefill(self, x: Tensor, states: list[BlockState], layout: Layout) -> Tensor:
+        """The tokens x of `layout`; the state moves on in place."""
+        if layout.cu_seqlens is None:
+            return self._go_on(x, states, layout)
+        rows = range(len(layout.lengths)) if layout.rows is None else layout.rows.tolist()
+        parts = x.split(list(layout.lengths), 1)
+        alone = [
+            lay_out([start], [length], x.device, [row])
+            for row, start, length in zip(rows, layout.starts, layout.lengths, strict=True)
+        ]
+        return torch.cat([self._go_on(part, states, one) for part, one in zip(parts, alone, strict=True)], 1)
+
+    def step(self, x: Tensor, states: list[BlockState], lengths: Tensor) -> Tensor:
+        """x (B, d), one token of every sequence; the state moves on in place."""
+        everyone = Layout((1,), (1,), None, None, lengths)
+        return self._go_on(x[:, None], states, everyone)[:, 0]
+
+    def _go_on(self, x: Tensor, states: list[BlockState], layout: Layout) -> Tensor:
+        before = None if layout.fresh else [layout.read(state) for state in states]
+        x, after = self.extend(x, before)
+        for state, new in zip(states, after, strict=True):
+            layout.write(state, new)
+        return x
+
+
+def _leaves(state: BlockState) -> Iterator[Tensor]:
+    for part in state:
+        if isinstance(part, tuple):
+            yield from _leaves(part)
+        else:
+            yield part
+
+
+def _each(change: Callable[[Tensor], Tensor], state: BlockState) -> BlockState:
+    """A function of every tensor of a state."""
+    return tuple(_each(change, part) if isinstance(part, tuple) else change(part) for part in state)

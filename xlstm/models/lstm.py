@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from xlstm.config import LSTMConfig
 from xlstm.models.causal import back_in_place, one_a_row
+from xlstm.models.decoding import DecodesByExtend
 from xlstm.models.layers import Documents
 
 LayerState = tuple[Tensor, Tensor]
-"""h and c, each (1, B, d)."""
+"""h and c, each (B, 1, d)."""
 
 FORGET_GATE_BIAS = 1.0
 """At the start it remembers (Jozefowicz et al. 2015)."""
@@ -34,11 +35,12 @@ class LSTMBlock(nn.Module):
         self.lstm.bias_ih_l0.view(4, -1)[1].fill_(FORGET_GATE_BIAS)
 
     def extend(self, x: Tensor, state: LayerState | None) -> tuple[Tensor, LayerState]:
-        h, state = self.lstm(self.norm(x), state)
-        return x + h, state
+        before = None if state is None else tuple(part.transpose(0, 1).contiguous() for part in state)
+        out, (h, c) = self.lstm(self.norm(x), before)
+        return x + out, (h.transpose(0, 1), c.transpose(0, 1))
 
 
-class LSTMBackbone(nn.Module):
+class LSTMBackbone(nn.Module, DecodesByExtend):
     """Blocks and the norm behind them: (B, S, d) to (B, S, d)."""
 
     def __init__(self, config: LSTMConfig) -> None:

@@ -79,13 +79,15 @@ class Attention(nn.Module):
         if layout.fresh:
             h = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
-            h = F.scaled_dot_product_attention(q, *_seen(cache, layout), attn_mask=_later_mask(layout))
+            keys, values = _seen(cache, layout)
+            h = F.scaled_dot_product_attention(q, keys, values, attn_mask=_later_mask(layout))
         return self._join(layout.unpad(h.transpose(1, 2)).transpose(1, 2))
 
     def step(self, x: Tensor, positions: Rotation, cache: BlockState, lengths: Tensor) -> Tensor:
         """One token of every sequence, x (B, d); the cache, of `lengths` tokens, grows in place."""
         q, k, v = (project(x).unflatten(-1, (self.num_heads, -1)) for project in (self.q, self.k, self.v))
-        h = attention_step(rotate(q, positions), rotate(k, positions), v, *cache, lengths)
+        keys, values = cache
+        h = attention_step(rotate(q, positions), rotate(k, positions), v, keys, values, lengths)
         return self.out_proj(h.flatten(-2))
 
     def _heads(self, x: Tensor, positions: Rotation) -> tuple[Tensor, Tensor, Tensor]:

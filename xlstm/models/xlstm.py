@@ -14,6 +14,7 @@ from kernels.slstm import State as SLSTMState
 from kernels.slstm import slstm
 from xlstm.config import XLSTMConfig
 from xlstm.models.causal import BlockDiagonal, CausalConv, back_in_place, one_a_row
+from xlstm.models.decoding import DecodesByExtend
 from xlstm.models.layers import SMALL_INIT, Documents
 from xlstm.models.mlstm import FORGET_GATE_BIAS, GateLinear, MultiHeadNorm
 
@@ -171,7 +172,7 @@ class GatedGELU(nn.Module):
         return self.proj_down(F.gelu(gate) * up)
 
 
-class XLSTMBackbone(nn.Module):
+class XLSTMBackbone(nn.Module, DecodesByExtend):
     """Blocks and the norm behind them: (B, S, d) to (B, S, d)."""
 
     def __init__(self, config: XLSTMConfig) -> None:

@@ -1,0 +1,115 @@
+# mypy: disable-error-code="no-untyped-def"
+"""The attention decode step on a GPU: the cache is read once, by enough programs to fill the machine.
+
+One query a head gives a program nothing to share, so the cache is cut along its length: each program keeps
+the running softmax of its part, and a second kernel joins the parts. How far the cache reaches is read on the
+device: the launch is the same at every length, as a CUDA graph needs.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+PROGRAMS = 1024
+"""Wanted: several for each of the 132 multiprocessors of an H100, whose loads hide each other's latency."""
+BLOCK_T = 32
+"""Tokens that a program has in flight, and the least that a part is worth a program."""
+MOST_PARTS = 128
+
+
+def launch_step(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
+    """Arguments as `attention_step`, checked."""
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    batch, heads, width = q.shape
+    capacity = keys.shape[2]
+    h = torch.empty(batch, heads, width, dtype=v.dtype, device=v.device)
+    if h.numel() == 0:
+        return h
+    rows, splits = batch * heads, parts(batch * heads, capacity)
+    sums = torch.empty(rows, splits, width, dtype=torch.float32, device=q.device)
+    terms = torch.empty(rows, splits, 2, dtype=torch.float32, device=q.device)
+    block_d = max(16, triton.next_power_of_2(width))
+    _part_kernel[(rows, splits)](
+        q, k, v, keys, values, lengths, sums, terms,
+        *q.stride()[:2], *k.stride()[:2], *v.stride()[:2],
+        heads, capacity, width, width**-0.5,
+        BLOCK_T=BLOCK_T, BLOCK_D=block_d, num_warps=4,
+    )  # fmt: skip
+    _join_kernel[(rows,)](sums, terms, h, width, SPLITS=splits, BLOCK_D=block_d, num_warps=4)
+    return h
+
+
+def parts(rows: int, capacity: int) -> int:
+    """Into how many parts the cache of a head is cut: a power of two."""
+    wanted = min(MOST_PARTS, triton.cdiv(PROGRAMS, rows), triton.cdiv(capacity, BLOCK_T))
+    return triton.next_power_of_2(max(1, wanted))
+
+
+@triton.jit
+def _part_kernel(
+    q, k, v, keys, values, lengths, sums, terms,
+    q_batch, q_head, k_batch, k_head, v_batch, v_head, heads, capacity, width, scale,
+    BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Maximum, sum of weights, weighted sum of values over one part; the first has the new token too."""
+    row = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1)
+    b, head = row // heads, row % heads
+    ds = tl.arange(0, BLOCK_D)
+    inside = ds < width
+    query = tl.load(q + b * q_batch + head * q_head + ds, mask=inside, other=0.0).to(tl.float32) * scale
+    length = tl.load(lengths + b).to(tl.int32)
+    base = row * capacity * width
+
+    top = float("-inf")
+    total = 0.0
+    acc = tl.zeros([BLOCK_D], dtype=tl.float32)
+    if part == 0:
+        key = tl.load(k + b * k_batch + head * k_head + ds, mask=inside, other=0.0)
+        value = tl.load(v + b * v_batch + head * v_head + ds, mask=inside, other=0.0)
+        # No program reads this place: all stop before it.
+        room = inside & (length < capacity)
+        tl.store(keys + base + length.to(tl.int64) * width + ds, key, mask=room)
+        tl.store(values + base + length.to(tl.int64) * width + ds, value, mask=room)
+        top = tl.sum(query * key.to(tl.float32))
+        total = 1.0
+        acc = value.to(tl.float32)
+
+    size = tl.cdiv(tl.cdiv(length, BLOCK_T), tl.num_programs(1)) * BLOCK_T
+    start = part * size
+    for t in range(start, tl.minimum(start + size, length), BLOCK_T):
+        ts = t + tl.arange(0, BLOCK_T)
+        seen = ts < length
+        place = base + ts[:, None].to(tl.int64) * width + ds[None, :]
+        mask = seen[:, None] & inside[None, :]
+        key_tile = tl.load(keys + place, mask=mask, other=0.0)
+        value_tile = tl.load(values + place, mask=mask, other=0.0)
+        scores = tl.sum(key_tile.to(tl.float32) * query[None, :], axis=1)
+        scores = tl.where(seen, scores, float("-inf"))
+        higher = tl.maximum(top, tl.max(scores, axis=0))
+        weights = tl.exp(scores - higher)
+        shrink = tl.exp(top - higher)
+        acc = acc * shrink + tl.sum(weights[:, None] * value_tile.to(tl.float32), axis=0)
+        total = total * shrink + tl.sum(weights, axis=0)
+        top = higher
+
+    out = row * tl.num_programs(1) + part
+    tl.store(sums + out * width + ds, acc, mask=inside)
+    tl.store(terms + out * 2 + 0, top)
+    tl.store(terms + out * 2 + 1, total)
+
+
+@triton.jit
+def _join_kernel(sums, terms, h, width, SPLITS: tl.constexpr, BLOCK_D: tl.constexpr):
+    """The parts of a head to its output. The first is never empty, so the maximum is finite."""
+    row = tl.program_id(0).to(tl.int64)
+    ds = tl.arange(0, BLOCK_D)
+    inside = ds < width
+    parts = row * SPLITS + tl.arange(0, SPLITS)
+    top = tl.load(terms + parts * 2)
+    weights = tl.exp(top - tl.max(top, axis=0))
+    total = tl.sum(weights * tl.load(terms + parts * 2 + 1), axis=0)
+    acc = tl.load(sums + parts[:, None] * width + ds[None, :], mask=inside[None, :], other=0.0)
+    out = tl.sum(weights[:, None] * acc, axis=0) / total
+    tl.store(h + row * width + ds, out.to(h.dtype.element_ty), mask=inside)
