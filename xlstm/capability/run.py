@@ -107,7 +107,7 @@ class _Watch:
             self._say(step)
         if self.training.is_over:
             return
-        is_last = time.time() >= self.job.pause_at
+        is_last = self.job.pause_at is not None and time.time() >= self.job.pause_at
         if is_last or time.monotonic() - self._saved >= self.job.checkpoint_every_s:
             self._save()
         if is_last:
