@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.backends import choose_backend
@@ -34,7 +35,7 @@ def mlstm(
 
     q, k (B, S, H, K); v (B, S, H, V); i, f (B, S, H) before their activations, best in float32. h (B, S, H,
     V) has the dtype of v; q carries 1 / sqrt(K). Any strides will do as long as channels are contiguous;
-    nothing is copied.
+    nothing is copied, but for the kernels heads whose width is no multiple of 16, which gain zeros.
 
     `initial_state` and the final state are C (B, H, K, V), n (B, H, K), m (B, H) in float32, the physical
     state being exp(m) times C and n. m is a unit: gradients hold it constant, which is exact for every loss
@@ -64,12 +65,27 @@ def mlstm(
             input_gate=input_gate, exact_norm=exact_norm, chunk_size=chunk_size,
         )  # fmt: skip
     _check(q, k, v, i, f, initial_state, cu_seqlens)
+    K, V = q.shape[-1], v.shape[-1]
+    q, k, v = _widen(q), _widen(k), _widen(v)
     C0, n0, m0 = (part.float() for part in initial_state) if initial_state else (None, None, None)
+    if C0 is not None and n0 is not None:
+        C0, n0 = _widen(_widen(C0).transpose(-1, -2)).transpose(-1, -2), _widen(n0)
     h, C, n, m, *_ = torch.ops.isoflop.mlstm_forward(
         q, k, v, i.float(), f.float(), C0, n0, m0, cu_seqlens, return_final_state,
-        eps, gate_soft_cap, input_gate == "sigmoid", exact_norm,
+        eps, gate_soft_cap, input_gate == "sigmoid", exact_norm, K**-0.5,
     )  # fmt: skip
+    if h.shape[-1] != V:
+        h = h[..., :V]
+    if return_final_state and C.shape[-2:] != (K, V):
+        C, n = C[..., :K, :V], n[..., :K]
     return (h, (C, n, m)) if return_final_state else h
+
+
+def _widen(x: Tensor) -> Tensor:
+    """Zeros up to a multiple of 16 channels: rows of other widths cannot be copied to shared memory in
+    whole words, and are read an element at a time."""
+    missing = -x.shape[-1] % 16
+    return F.pad(x, (0, missing)) if missing else x
 
 
 @torch.library.custom_op("isoflop::mlstm_forward", mutates_args=())
@@ -88,6 +104,7 @@ def _forward(
     gate_soft_cap: float | None,
     sigmoid: bool,
     exact_norm: bool,
+    scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """h, final C, n (empty unless wanted), m; then what the backward pass reads (`sequence_shapes.Saved`)."""
     from kernels.mlstm.sequence_check import checked_config
@@ -95,7 +112,9 @@ def _forward(
     from kernels.mlstm.sequence_shapes import Options
 
     q, k, v = (_contiguous_channels(x) for x in (q, k, v))
-    options = Options(eps=eps, gate_soft_cap=gate_soft_cap, sigmoid=sigmoid, exact_norm=exact_norm)
+    options = Options(
+        eps=eps, gate_soft_cap=gate_soft_cap, sigmoid=sigmoid, exact_norm=exact_norm, scale=scale
+    )
     initial = None
     if C0 is not None and n0 is not None and m0 is not None:
         initial = (C0.contiguous(), n0.contiguous(), m0.contiguous())
@@ -113,7 +132,7 @@ def _forward(
 def _(
     q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, C0: Tensor | None, n0: Tensor | None,
     m0: Tensor | None, cu_seqlens: Tensor | None, want_state: bool, eps: float, gate_soft_cap: float | None,
-    sigmoid: bool, exact_norm: bool,
+    sigmoid: bool, exact_norm: bool, scale: float,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     from kernels.mlstm.sequence_check import checked_config
     from kernels.mlstm.sequence_shapes import Shape
@@ -150,6 +169,7 @@ def _backward(
     gate_soft_cap: float | None,
     sigmoid: bool,
     exact_norm: bool,
+    scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dq, dk, dv, di, df, dC0, dn0 (the last two empty without an initial state)."""
     from kernels.mlstm.sequence_check import checked_config
@@ -157,7 +177,9 @@ def _backward(
     from kernels.mlstm.sequence_shapes import Options, Saved
 
     q, k, v, dh = (_contiguous_channels(x) for x in (q, k, v, dh))
-    options = Options(eps=eps, gate_soft_cap=gate_soft_cap, sigmoid=sigmoid, exact_norm=exact_norm)
+    options = Options(
+        eps=eps, gate_soft_cap=gate_soft_cap, sigmoid=sigmoid, exact_norm=exact_norm, scale=scale
+    )
     d_final = None if dC1 is None or dn1 is None else (dC1.contiguous(), dn1.contiguous())
     saved = Saved(C, n, rows, bounds, norms)
     with _on_device(q):
@@ -207,10 +229,10 @@ def _differentiate(
         dh, *d_final, q, k, v, i, f, ctx.has_initial, cu_seqlens, h, ctx.want_state, *saved, *ctx.options
     )
     if not ctx.has_initial:
-        return dq, dk, dv, di, df, *[None] * 9
+        return dq, dk, dv, di, df, *[None] * 10
     # The physical state is exp(m) [C | n].
     dm0 = (C0 * dC0).sum((-1, -2)) + (n0 * dn0).sum(-1)
-    return dq, dk, dv, di, df, dC0, dn0, dm0, *[None] * 6
+    return dq, dk, dv, di, df, dC0, dn0, dm0, *[None] * 7
 
 
 _forward.register_autograd(_differentiate, setup_context=_setup_context)

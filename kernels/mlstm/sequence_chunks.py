@@ -52,14 +52,18 @@ def _product(
 
 @triton.jit
 def _two_products(
-    a_ptr, a_st, b_ptr, b_st, z_ptr, n_ptr, row, length,
+    a_ptr, a_st, b_ptr, b_st, z_ptr, row, length,
     z_sr: tl.constexpr, z_sd: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BR: tl.constexpr,
-    BD: tl.constexpr, WITH_N: tl.constexpr, PRECISION: tl.constexpr,
+    BD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A B^T (BM, BM) of the same tokens, A Z (BM, BD), and A n (BM) in float32: one pass over A."""
+    """A B^T (BM, BM) of the same tokens, and A Z (BM, BD): one pass over A.
+
+    What a pipelined product reads must be read by nothing else here: for a load that also goes to registers
+    Triton (3.6 to 3.7 at least) takes one buffer less than the products in flight need, and the next copy
+    overwrites what they still read.
+    """
     scores = tl.zeros([BM, BM], tl.float32)
     carried = tl.zeros([BM, BD], tl.float32)
-    a_n = tl.zeros([BM], tl.float32)
     for r in range(0, D, BR):
         d = r + tl.arange(0, BR)
         a = _tokens(a_ptr, row, a_st, d, length, D, D % BR == 0)
@@ -67,15 +71,33 @@ def _two_products(
         z = tl.load(z_ptr + d[:, None] * z_sr + tl.arange(0, BD)[None, :] * z_sd)
         scores = tl.dot(a, tl.trans(b), scores, input_precision=PRECISION)
         carried = tl.dot(a.to(z.dtype), z, carried, input_precision=PRECISION)
-        if WITH_N:
-            a_n += tl.sum(a.to(tl.float32) * tl.load(n_ptr + d)[None, :], 1)
-    return scores, carried, a_n
+    return scores, carried
 
 
 @triton.jit
-def _weights(x, w, query, key):
-    """exp2(x - w) where the query is not before the key, else 0; operands are broadcast."""
-    return tl.exp2(tl.where(query >= key, x - w, NOTHING))
+def _times_n(a_ptr, a_st, n_ptr, row, length, D: tl.constexpr, BM: tl.constexpr, BR: tl.constexpr):
+    """A n (BM), in float32: see `_two_products` for why not beside them."""
+    a_n = tl.zeros([BM], tl.float32)
+    for r in tl.range(0, D, BR, num_stages=1):
+        d = r + tl.arange(0, BR)
+        a = _tokens(a_ptr, row, a_st, d, length, D, D % BR == 0)
+        a_n += tl.sum(a.to(tl.float32) * tl.load(n_ptr + d)[None, :], 1)
+    return a_n
+
+
+@triton.jit
+def _weights(rows_ptr, plane, query, key, QUERY: tl.constexpr, PRECISE: tl.constexpr):
+    """exp2(x - w) where the query is not before the key, else 0; queries along axis QUERY.
+
+    PRECISE: with what rounding x and w to float32 has left, for they are large where their difference is not.
+    """
+    x, w = tl.load(rows_ptr + key), tl.load(rows_ptr + plane + query)
+    difference = tl.expand_dims(x, QUERY) - tl.expand_dims(w, 1 - QUERY)
+    if PRECISE:
+        x, w = tl.load(rows_ptr + 5 * plane + key), tl.load(rows_ptr + 6 * plane + query)
+        difference += tl.expand_dims(x, QUERY) - tl.expand_dims(w, 1 - QUERY)
+    reads = tl.expand_dims(query, 1 - QUERY) >= tl.expand_dims(key, QUERY)
+    return tl.exp2(tl.where(reads, difference, NOTHING))
 
 
 @triton.jit(do_not_specialize=["q_sb", "k_sb", "v_sb", "S", "NC", "CH", "H", "scale", "eps"])
@@ -84,9 +106,10 @@ def outputs_kernel(
     q_sb, q_st, q_sh, k_sb, k_st, k_sh, v_sb, v_st, v_sh, S, NC, CH, H, scale, eps,
     K: tl.constexpr, V: tl.constexpr, KP: tl.constexpr, VP: tl.constexpr, L: tl.constexpr,
     BM: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr,
-    VARLEN: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
+    VARLEN: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr, PRECISE: tl.constexpr,
 ):  # fmt: skip
-    """h (B, S, H, V); norms (2, chunks, H, L): 1 / norm and d norm / d(q n), a sign or 0; in padding 0."""
+    """h (B, S, H, V); norms (3, chunks, H, L), in padding 0: 1 / norm; d norm / d(q n), a sign or 0; whether
+    more than half of q n is what the token wrote itself."""
     slices: tl.constexpr = VP // BD
     tiles: tl.constexpr = slices * (L // BM)
     pid = tl.program_id(0)
@@ -102,17 +125,19 @@ def outputs_kernel(
         if (length > 0) & (v0 == 0):
             tl.store(norms_ptr, tl.zeros([BM], tl.float32))
             tl.store(norms_ptr + plane, tl.zeros([BM], tl.float32))
+            tl.store(norms_ptr + 2 * plane, tl.zeros([BM], tl.float32))
         return
     q_ptr += tl.multiple_of(batch.to(tl.int64) * q_sb, ALIGN) + start * q_st + head.to(tl.int64) * q_sh
     k_ptr += tl.multiple_of(batch.to(tl.int64) * k_sb, ALIGN) + start * k_st + head.to(tl.int64) * k_sh
     v_ptr += tl.multiple_of(batch.to(tl.int64) * v_sb, ALIGN) + start * v_st + head.to(tl.int64) * v_sh
-    scores, h, q_n = _two_products(
-        q_ptr, q_st, k_ptr, k_st, C_ptr + chunk_head * KP * VP + v0, n_ptr + chunk_head * KP, row, length,
-        VP, 1, K, BM, BR, BD, True, PRECISION,
+    q_n = _times_n(q_ptr, q_st, n_ptr + chunk_head * KP, row, length, K, BM, BR)
+    scores, h = _two_products(
+        q_ptr, q_st, k_ptr, k_st, C_ptr + chunk_head * KP * VP + v0, row, length,
+        VP, 1, K, BM, BR, BD, PRECISION,
     )  # fmt: skip
-    w = tl.load(rows_ptr + plane + row)
     read = tl.load(rows_ptr + 2 * plane + row)
-    scores *= _weights(tl.load(rows_ptr + row)[None, :], w[:, None], row[:, None], row[None, :])
+    scores *= _weights(rows_ptr, plane, row, row, 0, PRECISE)
+    own = tl.sum(tl.where(row[:, None] == row[None, :], scores, 0.0), 1)
     norm = q_n * read + tl.sum(scores, 1)
     d_v = v0 + tl.arange(0, BD)
     v = _tokens(v_ptr, row, v_st, d_v, length, V, V % BD == 0)
@@ -120,10 +145,11 @@ def outputs_kernel(
     for n0 in range(0, m0, BM):
         column = n0 + tl.arange(0, BM)
         scores = _product(q_ptr, q_st, row, k_ptr, k_st, column, length, K, BM, BR, PRECISION)
-        scores *= _weights(tl.load(rows_ptr + column)[None, :], w[:, None], row[:, None], column[None, :])
+        scores *= _weights(rows_ptr, plane, row, column, 0, PRECISE)
         norm += tl.sum(scores, 1)
         v = _tokens(v_ptr, column, v_st, d_v, length, V, V % BD == 0)
         h = tl.dot(scores.to(v.dtype), v, h, input_precision=PRECISION)
+    own_leads = tl.abs(own) * 2 > tl.abs(norm)
     norm *= scale
     floor = tl.load(rows_ptr + 4 * plane + row)
     inverse_norm = 1 / (tl.maximum(tl.abs(norm), floor) + eps)
@@ -133,6 +159,7 @@ def outputs_kernel(
         sign = tl.where(norm > 0, 1.0, -1.0)
         tl.store(norms_ptr, tl.where(row < length, inverse_norm, 0))
         tl.store(norms_ptr + plane, tl.where((row < length) & (tl.abs(norm) > floor), sign, 0))
+        tl.store(norms_ptr + 2 * plane, tl.where((row < length) & own_leads, 1.0, 0.0))
 
 
 @triton.jit
@@ -168,18 +195,16 @@ def _query_gradient(
     dq_ptr, dq_st, dots_ptr, d, m0, length, plane, scale,
     K: tl.constexpr, V: tl.constexpr, VP: tl.constexpr, BM: tl.constexpr, BR: tl.constexpr,
     BD: tl.constexpr, SLICES: tl.constexpr, EXACT: tl.constexpr, PRECISION: tl.constexpr,
+    PRECISE: tl.constexpr,
 ):  # fmt: skip
     row = m0 + tl.arange(0, BM)
-    scores, dq, _ = _two_products(
-        g_ptr, g_st, v_ptr, v_st, C_ptr, n_ptr, row, length, 1, VP, V, BM, BR, BD, False, PRECISION
-    )
-    w = tl.load(rows_ptr + plane + row)
+    scores, dq = _two_products(g_ptr, g_st, v_ptr, v_st, C_ptr, row, length, 1, VP, V, BM, BR, BD, PRECISION)
     inverse_norm = tl.load(norms_ptr + row)
     dq *= inverse_norm[:, None]
     if EXACT:
         dq += _sum_slices(dr_ptr + row, plane, SLICES)[:, None] * tl.load(n_ptr + d)[None, :]
     dq *= tl.load(rows_ptr + 2 * plane + row)[:, None]
-    weights = _weights(tl.load(rows_ptr + row)[None, :], w[:, None], row[:, None], row[None, :])
+    weights = _weights(rows_ptr, plane, row, row, 0, PRECISE)
     scores = _score_gradients(scores, inverse_norm, dr_ptr, row, weights, plane, 0, SLICES, EXACT)
     scores, own = _without_diagonal(scores, row)
     k = _tokens(k_ptr, row, k_st, d, length, K, K % BD == 0)
@@ -187,7 +212,7 @@ def _query_gradient(
     for n0 in range(0, m0, BM):
         column = n0 + tl.arange(0, BM)
         scores = _product(g_ptr, g_st, row, v_ptr, v_st, column, length, V, BM, BR, PRECISION)
-        weights = _weights(tl.load(rows_ptr + column)[None, :], w[:, None], row[:, None], column[None, :])
+        weights = _weights(rows_ptr, plane, row, column, 0, PRECISE)
         scores = _score_gradients(scores, inverse_norm, dr_ptr, row, weights, plane, 0, SLICES, EXACT)
         k = _tokens(k_ptr, column, k_st, d, length, K, K % BD == 0)
         dq = tl.dot(scores.to(k.dtype), k, dq, input_precision=PRECISION)
@@ -203,19 +228,16 @@ def _key_gradient(
     dk_ptr, dk_st, dots_ptr, slices, d, m0, length, plane, scale,
     K: tl.constexpr, V: tl.constexpr, KP: tl.constexpr, VP: tl.constexpr, L: tl.constexpr, BM: tl.constexpr,
     BR: tl.constexpr, BD: tl.constexpr, SLICES: tl.constexpr, EXACT: tl.constexpr, WITH_DN: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, PRECISE: tl.constexpr,
 ):  # fmt: skip
     row = m0 + tl.arange(0, BM)
-    scores, dk, _ = _two_products(
-        v_ptr, v_st, g_ptr, g_st, dC_ptr, dn_ptr, row, length, 1, VP, V, BM, BR, BD, False, PRECISION
-    )
-    x = tl.load(rows_ptr + row)
+    scores, dk = _two_products(v_ptr, v_st, g_ptr, g_st, dC_ptr, row, length, 1, VP, V, BM, BR, BD, PRECISION)
     if WITH_DN:
         dk += _sum_slices(dn_ptr + d, plane // L * KP, SLICES)[None, :]
     dk *= tl.load(rows_ptr + 3 * plane + row)[:, None]
     k = _tokens(k_ptr, row, k_st, d, length, K, K % BD == 0)
     tl.store(dots_ptr + 2 * slices * plane + row, tl.sum(dk * k, 1) * scale)
-    weights = _weights(x[:, None], tl.load(rows_ptr + plane + row)[None, :], row[None, :], row[:, None])
+    weights = _weights(rows_ptr, plane, row, row, 1, PRECISE)
     scores = _score_gradients(scores, tl.load(norms_ptr + row), dr_ptr, row, weights, plane, 1, SLICES, EXACT)
     scores, own = _without_diagonal(scores, row)
     q = _tokens(q_ptr, row, q_st, d, length, K, K % BD == 0)
@@ -223,9 +245,7 @@ def _key_gradient(
     for n0 in range(m0 + BM, tl.minimum(length, L), BM):
         column = n0 + tl.arange(0, BM)
         scores = _product(v_ptr, v_st, row, g_ptr, g_st, column, length, V, BM, BR, PRECISION)
-        weights = _weights(
-            x[:, None], tl.load(rows_ptr + plane + column)[None, :], column[None, :], row[:, None]
-        )
+        weights = _weights(rows_ptr, plane, column, row, 1, PRECISE)
         inverse_norm = tl.load(norms_ptr + column)
         scores = _score_gradients(scores, inverse_norm, dr_ptr, column, weights, plane, 1, SLICES, EXACT)
         q = _tokens(q_ptr, column, q_st, d, length, K, K % BD == 0)
@@ -242,24 +262,19 @@ def _value_gradient(
     q_ptr, k_ptr, g_ptr, q_st, k_st, g_st, rows_ptr, norms_ptr, dC_ptr,
     dv_ptr, dv_st, d, m0, length, plane, scale,
     K: tl.constexpr, V: tl.constexpr, VP: tl.constexpr, L: tl.constexpr, BM: tl.constexpr, BR: tl.constexpr,
-    BD: tl.constexpr, PRECISION: tl.constexpr,
+    BD: tl.constexpr, PRECISION: tl.constexpr, PRECISE: tl.constexpr,
 ):  # fmt: skip
     row = m0 + tl.arange(0, BM)
-    scores, dv, _ = _two_products(
-        k_ptr, k_st, q_ptr, q_st, dC_ptr, dC_ptr, row, length, VP, 1, K, BM, BR, BD, False, PRECISION
-    )
-    x = tl.load(rows_ptr + row)
+    scores, dv = _two_products(k_ptr, k_st, q_ptr, q_st, dC_ptr, row, length, VP, 1, K, BM, BR, BD, PRECISION)
     dv *= tl.load(rows_ptr + 3 * plane + row)[:, None]
-    scores *= _weights(x[:, None], tl.load(rows_ptr + plane + row)[None, :], row[None, :], row[:, None])
+    scores *= _weights(rows_ptr, plane, row, row, 1, PRECISE)
     scores *= tl.load(norms_ptr + row)[None, :]
     g = _tokens(g_ptr, row, g_st, d, length, V, V % BD == 0)
     dv = tl.dot(scores.to(g.dtype), g, dv, input_precision=PRECISION)
     for n0 in range(m0 + BM, tl.minimum(length, L), BM):
         column = n0 + tl.arange(0, BM)
         scores = _product(k_ptr, k_st, row, q_ptr, q_st, column, length, K, BM, BR, PRECISION)
-        scores *= _weights(
-            x[:, None], tl.load(rows_ptr + plane + column)[None, :], column[None, :], row[:, None]
-        )
+        scores *= _weights(rows_ptr, plane, column, row, 1, PRECISE)
         scores *= tl.load(norms_ptr + column)[None, :]
         g = _tokens(g_ptr, column, g_st, d, length, V, V % BD == 0)
         dv = tl.dot(scores.to(g.dtype), g, dv, input_precision=PRECISION)
@@ -292,7 +307,7 @@ def gradients_kernel(
     K: tl.constexpr, V: tl.constexpr, KP: tl.constexpr, VP: tl.constexpr, L: tl.constexpr,
     BM: tl.constexpr, BRK: tl.constexpr, BRV: tl.constexpr, BDK: tl.constexpr, BDV: tl.constexpr,
     SLICES: tl.constexpr, EXACT: tl.constexpr, WITH_DN: tl.constexpr,
-    VARLEN: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
+    VARLEN: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr, PRECISE: tl.constexpr,
 ):  # fmt: skip
     """dq, dk, dv and what the gates need of the states: programs of four kinds side by side, so that they
     find each other's operands in the L2 cache.
@@ -338,7 +353,7 @@ def gradients_kernel(
             q_ptr, k_ptr, v_ptr, g_ptr, q_st, k_st, v_st, g_st, rows_ptr, norms_ptr, dr_ptr,
             C_ptr + (chunk_head * KP + kind * BDK) * VP, n_ptr + chunk_head * KP,
             dq_ptr + out * K, H * K, dots_ptr, kind * BDK + tl.arange(0, BDK), m0, length, plane, scale,
-            K, V, VP, BM, BRV, BDK, SLICES, EXACT, PRECISION,
+            K, V, VP, BM, BRV, BDK, SLICES, EXACT, PRECISION, PRECISE,
         )  # fmt: skip
     elif kind < 2 * k_slices:
         _key_gradient(
@@ -346,12 +361,12 @@ def gradients_kernel(
             dC_ptr + (kind - k_slices) * BDK * VP, dn_ptr,
             dk_ptr + out * K, H * K, dots_ptr, k_slices, (kind - k_slices) * BDK + tl.arange(0, BDK),
             m0, length, plane, scale,
-            K, V, KP, VP, L, BM, BRV, BDK, SLICES, EXACT, WITH_DN, PRECISION,
+            K, V, KP, VP, L, BM, BRV, BDK, SLICES, EXACT, WITH_DN, PRECISION, PRECISE,
         )  # fmt: skip
     else:
         _value_gradient(
             q_ptr, k_ptr, g_ptr, q_st, k_st, g_st, rows_ptr, norms_ptr, dC_ptr + (kind - 2 * k_slices) * BDV,
             dv_ptr + out * V, H * V, (kind - 2 * k_slices) * BDV + tl.arange(0, BDV),
             m0, length, plane, scale,
-            K, V, VP, L, BM, BRK, BDV, PRECISION,
+            K, V, VP, L, BM, BRK, BDV, PRECISION, PRECISE,
         )  # fmt: skip

@@ -15,7 +15,8 @@ Three kernels: `bounds_kernel` reduces every chunk, `scan_kernel` runs through a
 writes
 
 rows (ROWS, chunks, H, L), what a token is in its chunk:
-    x; w; the weight of the state before the chunk; the weight in the state at its end; exp(-m)
+    x; w; the weight of the state before the chunk; the weight in the state at its end; exp(-m); what float32
+    has left of x; of w
 bounds (BOUNDS, chunks, H), what a chunk is in its sequence:
     the weight of the state at its start in that at its end; a scratch; M at its start; M at its end
 """
@@ -23,7 +24,7 @@ bounds (BOUNDS, chunks, H), what a chunk is in its sequence:
 import triton
 import triton.language as tl
 
-ROWS = 5
+ROWS = 7
 BOUNDS = 4
 LOG2E = tl.constexpr(1.4426950408889634)
 NOTHING = tl.constexpr(float("-inf"))
@@ -220,14 +221,16 @@ def rows_kernel(
     tl.store(rows_ptr + 2 * plane, tl.exp2((M - w).to(tl.float32)))
     tl.store(rows_ptr + 3 * plane, tl.exp2((i + (g - b) - M_end).to(tl.float32)))
     tl.store(rows_ptr + 4 * plane, tl.exp2(-(b + w).to(tl.float32)))
+    tl.store(rows_ptr + 5 * plane, tl.where(t < length, x - x.to(tl.float32), 0).to(tl.float32))
+    tl.store(rows_ptr + 6 * plane, (w - w.to(tl.float32)).to(tl.float32))
 
 
-@triton.jit(do_not_specialize=["i_sb", "f_sb", "S", "NC", "CH", "H"])
+@triton.jit(do_not_specialize=["i_sb", "f_sb", "S", "NC", "CH", "H", "eps"])
 def gate_gradients_kernel(
-    i_ptr, f_ptr, dots_ptr, ends_ptr, di_ptr, df_ptr, cu_ptr, first_ptr, owner_ptr,
-    i_sb, i_st, i_sh, f_sb, f_st, f_sh, S, NC, CH, H, cap,
-    L: tl.constexpr, SLICES: tl.constexpr, ENDS: tl.constexpr, HAS_CAP: tl.constexpr, SIGMOID: tl.constexpr,
-    VARLEN: tl.constexpr,
+    i_ptr, f_ptr, dots_ptr, ends_ptr, norms_ptr, dr_ptr, di_ptr, df_ptr, cu_ptr, first_ptr, owner_ptr,
+    i_sb, i_st, i_sh, f_sb, f_st, f_sh, S, NC, CH, H, cap, eps,
+    L: tl.constexpr, SLICES: tl.constexpr, V_SLICES: tl.constexpr, ENDS: tl.constexpr, EXACT: tl.constexpr,
+    HAS_CAP: tl.constexpr, SIGMOID: tl.constexpr, VARLEN: tl.constexpr,
 ):  # fmt: skip
     """One program a chunk and head: the gradients of the pre-activations i and f, (B, S, H) each.
 
@@ -240,6 +243,10 @@ def gate_gradients_kernel(
     Ending at the chunk keeps the sums short: one over the whole sequence gathers rounding errors that grow
     with its length. And no large term stands in both parts: what a token reads of itself, or leaves in the
     state at once, would hide what a closed forget gate lets through.
+
+    A token that reads little but itself has h = v almost, whatever its gate: the share of k dk that is its
+    own is then a small difference of large terms, one of which is h as it was rounded. But h does not change
+    when q is scaled (eps apart), so the whole of q dq is known: that share is what the others leave of it.
     """
     pid = tl.program_id(0)
     chunk, head = pid // H, pid % H
@@ -259,6 +266,14 @@ def gate_gradients_kernel(
         k_dk += tl.load(dots_ptr + (SLICES + s) * plane, mask=inside, other=0)
         own += tl.load(dots_ptr + (2 * SLICES + s) * plane, mask=inside, other=0)
         k_state += tl.load(dots_ptr + (3 * SLICES + s) * plane, mask=inside, other=0)
+    if EXACT:
+        norms_ptr += pid.to(tl.int64) * L + t
+        dr = tl.zeros([L], tl.float32)
+        for s in tl.static_range(V_SLICES):
+            dr += tl.load(dr_ptr + pid.to(tl.int64) * L + s * plane + t, mask=inside, other=0)
+        sign = tl.load(norms_ptr + plane, mask=inside, other=0)
+        own_leads = tl.load(norms_ptr + 2 * plane, mask=inside, other=0) * tl.abs(sign) > 0
+        own = tl.where(own_leads, -dr * sign * eps - q_dq, own)
     end = tl.load(ends_ptr + pid)
     for s in tl.static_range(1, ENDS):
         end += tl.load(ends_ptr + s * CH.to(tl.int64) + pid)

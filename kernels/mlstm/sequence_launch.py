@@ -49,7 +49,7 @@ class Problem:
 
     @property
     def scale(self) -> float:
-        return float(self.shape.width**-0.5)
+        return float(self.shape.width**-0.5) if self.options.scale is None else self.options.scale
 
     @property
     def chunk_heads(self) -> tuple[int, int]:
@@ -67,6 +67,11 @@ class Problem:
         """Constants of a kernel with matrix products of these tensors."""
         precision = {"ALIGN": _alignment(*tensors), "PRECISION": self.config.precision}
         return self.constants | self.shape.widths | precision | {"num_warps": WARPS}
+
+    @property
+    def precise(self) -> bool:
+        """Whether weights deserve more than float32 exponents."""
+        return self.q.dtype == torch.float32
 
     def new(self, *size: int) -> Tensor:
         return self.q.new_empty(*size, dtype=torch.float32)
@@ -160,7 +165,7 @@ def backward(
     problem = Problem.of(q, k, v, i, f, cu_seqlens, options, config)
     states = launch_state_gradients(problem, saved, dh, h, d_final, has_initial, cut)
     dq, dk, dv, dots, ends = launch_gradients(problem, saved, states, dh)
-    di, df = launch_gate_gradients(problem, dots, ends)
+    di, df = launch_gate_gradients(problem, saved, states, dots, ends)
     return dq, dk, dv, di, df, states.dC0, None if states.dn0 is None else states.dn0.sum(0)
 
 
@@ -214,7 +219,7 @@ def launch_outputs(problem: Problem, saved: Saved) -> Tensor:
     outputs_kernel[(shape.chunks * shape.heads * tiles,)](
         q, k, v, saved.rows, saved.C, saved.n, h, saved.norms, *problem.documents,
         *_strides(q), *_strides(k), *_strides(v), *shape.sizes, problem.scale, problem.options.eps,
-        **problem.products(q, k, v), BM=blocks.rows, BR=BR, BD=BD,
+        **problem.products(q, k, v), BM=blocks.rows, BR=BR, BD=BD, PRECISE=problem.precise,
         num_stages=min(blocks.stages, 1 + -(-shape.width // BR)),  # more only take shared memory
     )  # fmt: skip
     return h
@@ -273,19 +278,22 @@ def launch_gradients(
         *_strides(q), *_strides(k), *_strides(v), *_strides(dh), *shape.sizes, problem.scale,
         **problem.products(q, k, v, dh), BM=blocks.rows, BRK=BRK, BRV=BRV, BDK=BDK, BDV=BDV,
         SLICES=states.slices, EXACT=problem.options.exact_norm, WITH_DN=states.dn is not saved.n,
-        num_stages=blocks.stages,
+        PRECISE=problem.precise, num_stages=blocks.stages,
     )  # fmt: skip
     return dq, dk, dv, dots, ends
 
 
-def launch_gate_gradients(problem: Problem, dots: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+def launch_gate_gradients(
+    problem: Problem, saved: Saved, states: StateGradients, dots: Tensor, ends: Tensor
+) -> tuple[Tensor, Tensor]:
     """di and df."""
     shape, i, f = problem.shape, problem.i, problem.f
     di, df = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (i, f))
     gate_gradients_kernel[(shape.chunks * shape.heads,)](
-        i, f, dots, ends, di, df, *problem.documents, *_strides(i), *_strides(f), *shape.sizes,
-        problem.options.gate_soft_cap or 1.0, **problem.constants, **problem.gates,
-        SLICES=dots.shape[1], ENDS=ends.shape[0], num_warps=1,
+        i, f, dots, ends, saved.norms, states.dr, di, df, *problem.documents,
+        *_strides(i), *_strides(f), *shape.sizes, problem.options.gate_soft_cap or 1.0, problem.options.eps,
+        **problem.constants, **problem.gates, SLICES=dots.shape[1], V_SLICES=states.slices,
+        ENDS=ends.shape[0], EXACT=problem.options.exact_norm, num_warps=1,
     )  # fmt: skip
     return di, df
 

@@ -19,6 +19,8 @@ class Options:
     gate_soft_cap: float | None
     sigmoid: bool
     exact_norm: bool = True
+    scale: float | None = None
+    """Of q; None: 1 / sqrt(K)."""
 
 
 class Saved(NamedTuple):
@@ -33,7 +35,7 @@ class Saved(NamedTuple):
     bounds: Tensor
     """(BOUNDS, chunks, H) float32."""
     norms: Tensor
-    """(2, chunks, H, L) float32; see `outputs_kernel`."""
+    """(3, chunks, H, L) float32; see `outputs_kernel`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,7 @@ class Shape:
             n=like.new_empty(*chunk_heads, self.padded[0], dtype=torch.float32),
             rows=like.new_empty(ROWS, *chunk_heads, L, dtype=torch.float32),
             bounds=like.new_empty(BOUNDS, *chunk_heads, dtype=torch.float32),
-            norms=like.new_empty(2, *chunk_heads, L, dtype=torch.float32),
+            norms=like.new_empty(3, *chunk_heads, L, dtype=torch.float32),
         )
 
     def state(self, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -107,8 +107,11 @@ def assert_close(
     """Relative, in the 2-norm, to the truth, or to `floor` where the truth is smaller: terms of order 1 may
     cancel."""
     assert actual.keys() == expected.keys()
+    wrong = []
     for name, truth in expected.items():
         error = (actual[name].double() - truth.to(actual[name].device)).norm()
         limit = tolerance if isinstance(tolerance, float) else tolerance.get(name, tolerance["else"])
         worst = limit * truth.norm().clamp_min(floor) + 1e-30
-        assert error <= worst, f"{name}: relative error {error / truth.norm():.1e}, at most {limit:.0e}"
+        if not error <= worst:
+            wrong.append(f"{name}: relative error {error / truth.norm():.1e}, at most {limit:.0e}")
+    assert not wrong, "; ".join(wrong)

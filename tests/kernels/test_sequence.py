@@ -289,7 +289,7 @@ def test_opcheck(backend: str) -> None:
     C0, n0, m0 = (x.float() for x in problem.state)
     tensors = (*inputs, C0.requires_grad_(), n0.requires_grad_(), m0, torch.tensor([0, 2, 3]))
     operators = {
-        "triton": (torch.ops.isoflop.mlstm_forward.default, (True, 1e-6, 15.0, False, True)),
+        "triton": (torch.ops.isoflop.mlstm_forward.default, (True, 1e-6, 15.0, False, True, 0.25)),
         "reference": (torch.ops.isoflop.mlstm_reference.default, (1e-6, 15.0, "exp", True, 64)),
     }
     operator, options = operators[backend]
@@ -422,4 +422,4 @@ def test_memory_of_a_chunk_needs_no_more_than_the_states(tiny: SequenceConfig) -
     q, k, v, i, f = (x.float() for x in problem.inputs)
     options = Options(eps=1e-6, gate_soft_cap=None, sigmoid=False)
     _, _, saved = sequence_launch.forward(q, k, v, i, f, None, None, False, options, tiny)
-    assert sum(x.numel() for x in saved) == 2 * (16 * 16 + 16 + 7 * 32 + 4)
+    assert sum(x.numel() for x in saved) == 2 * (16 * 16 + 16 + 10 * 32 + 4)
