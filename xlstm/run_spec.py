@@ -81,7 +81,7 @@ def canonical_json(spec: RunSpec) -> str:
 
     Fields declared with `later` are left out at their defaults: the keys of earlier runs stay what they were.
     """
-    return to_canonical(_determining(spec))
+    return to_canonical(determining(spec))
 
 
 def to_canonical(content: dict[str, Any]) -> str:
@@ -89,12 +89,18 @@ def to_canonical(content: dict[str, Any]) -> str:
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _determining(value: Any) -> Any:
+def determining(spec: RunSpec) -> dict[str, Any]:
+    """The fields of a spec that its key is made of, nested."""
+    content: dict[str, Any] = _plain(spec)
+    return content
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
-        return [_determining(entry) for entry in value]
+        return [_plain(entry) for entry in value]
     if not is_dataclass(value):
         return value
-    return {f.name: _determining(getattr(value, f.name)) for f in fields(value) if not is_left_out(value, f)}
+    return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if not is_left_out(value, f)}
 
 
 def run_spec_from_dict(fields: dict[str, Any]) -> RunSpec:
