@@ -24,7 +24,11 @@ from tasks.locks import sweeps_under_way
 from tasks.preparation import json_schema, parse_override, plan_runs, prepare_data, read_spec, view_plan
 from tasks.state import State, open_state
 
-SHIPPED = {"isoflop-sweep": ("quick", "gpu"), "scaling-report": ("quick", "gpu", "paper")}
+SHIPPED = {
+    "isoflop-sweep": ("quick", "gpu"),
+    "scaling-report": ("quick", "gpu", "paper"),
+    "inference-benchmark": ("quick", "gpu", "paper"),
+}
 """Profiles with deployments of their own, by flow; any other spec runs through the first, as a parameter."""
 
 app = typer.Typer(
@@ -131,6 +135,33 @@ def report(
         profile,
         {"overrides": changes, "table": path},
         name=spec.name if table is None else table.stem,
+        check=lambda state: None,
+    )
+
+
+@app.command()
+def inference(
+    profile: Annotated[
+        str, typer.Argument(help="quick, gpu, paper, or the path of a spec in YAML")
+    ] = "quick",
+    table: Annotated[
+        Path | None, typer.Option(help="measurements made elsewhere: Parquet, CSV or a benchmark's JSON")
+    ] = None,
+    holdout: Annotated[
+        float | None, typer.Option(help="share of the points that the fit does not see and predicts")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Measure and report inference: `prefect deployment run inference-benchmark/PROFILE`."""
+    from tasks.inference_spec import benchmark_name, read_benchmark
+
+    changes = _changes(overrides) | ({} if holdout is None else {"holdout": holdout})
+    path = None if table is None else str(table.absolute())
+    _follow(
+        "inference-benchmark",
+        profile,
+        {"overrides": changes, "table": path},
+        name=benchmark_name(read_benchmark(profile, changes), path),
         check=lambda state: None,
     )
 

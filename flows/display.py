@@ -96,7 +96,8 @@ def picture(progress: SweepProgress | None, trainings: Sequence[Training], state
         return Group(*parts)
     ended = progress.count(*ENDED)
     parts.append(ProgressBar(total=len(progress.runs), completed=ended, width=60))
-    parts.append(_budgets(progress.runs))
+    if any(run.budget for run in progress.runs):
+        parts.append(_budgets(progress.runs))
     if trainings:
         parts.append(_table(trainings[:SHOWN]))
         parts += _more(len(trainings) - SHOWN, "running")

@@ -134,5 +134,5 @@ def _shapes(runs: pl.DataFrame) -> tuple[ModelConfig, ...]:
     found = {config_of(row) for row in runs.iter_rows(named=True)}
     decoding = [config for config in found if isinstance(config, MLSTMConfig | TransformerConfig)]
     ordered = sorted(decoding, key=count_parameters)
-    places = np.unique(np.linspace(0, len(ordered) - 1, SHAPES).round().astype(int)) if ordered else []
-    return tuple(ordered[place] for place in places)
+    places = {round(place) for place in np.linspace(0, len(ordered) - 1, SHAPES)} if ordered else ()
+    return tuple(ordered[place] for place in sorted(places))

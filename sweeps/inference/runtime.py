@@ -33,7 +33,7 @@ from xlstm.accounting import (
     state_bytes,
 )
 from xlstm.accounting.inference import block_flops
-from xlstm.config import MLSTMConfig, ModelConfig
+from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
 
 Kind = Literal["ttft", "step_time"]
 KINDS: tuple[Kind, ...] = ("ttft", "step_time")
@@ -64,6 +64,7 @@ def work(
     kind: Kind, config: ModelConfig, prefill_length: int, batch_size: int, stored: BytesPerElement
 ) -> np.ndarray:
     """The terms of a point, in the order of `TERMS[kind]`: FLOPs, bytes, blocks, 1."""
+    assert isinstance(config, MLSTMConfig | TransformerConfig)
     T, B = prefill_length, batch_size
     if kind == "ttft":
         total = prefill_flops(config, T, batch_size=B)

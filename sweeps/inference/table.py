@@ -1,10 +1,13 @@
 """The table of measurements: one row a point of the grid, measured here or published, finished or not."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from sweeps.laws import FitError
 from sweeps.study.inference import model_config, paper_measurements
 from xlstm.accounting import BytesPerElement
 from xlstm.config import ModelConfig
@@ -38,6 +41,22 @@ MEASUREMENT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "mlflow_run_id": pl.String,
 }
 """Columns and types. A fit needs the shape, the point and a time."""
+
+REQUIRED = (
+    "arch",
+    "model",
+    "N",
+    "d_model",
+    "num_blocks",
+    "num_heads",
+    "ffn_dim",
+    "vocab_size",
+    "prefill_length",
+    "batch_size",
+    "ttft_s",
+    "step_time_s",
+)
+"""Without one of these columns nothing can be fitted."""
 
 _ELEMENT = {"fp32": 4, "bf16": 2}
 
@@ -86,3 +105,31 @@ def bytes_per_element(row: Mapping[str, Any]) -> BytesPerElement:
 def finished(table: pl.DataFrame) -> pl.DataFrame:
     """The rows with a time."""
     return table.filter(pl.col("status") == "finished")
+
+
+def read_measurements(path: Path) -> pl.DataFrame:
+    """A table of measurements from Parquet, CSV, or the JSON of `benchmarks/inference.py`.
+
+    FitError names the file and what it lacks.
+    """
+    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
+        ".parquet": pl.read_parquet,
+        ".csv": pl.read_csv,
+        ".json": _read_json,
+    }
+    if path.suffix not in readers:
+        raise FitError(f"{path}: is neither .parquet nor .csv nor .json")
+    try:
+        table = readers[path.suffix](path)
+    except (OSError, pl.exceptions.PolarsError, ValueError, KeyError) as error:
+        raise FitError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from error
+    if missing := [name for name in REQUIRED if name not in table.columns]:
+        raise FitError(f"{path}: has no column {missing[0]}; a measurement needs {', '.join(REQUIRED)}")
+    if "status" not in table.columns:
+        table = table.with_columns(status=pl.lit("finished"))
+    return complete(table)
+
+
+def _read_json(path: Path) -> pl.DataFrame:
+    rows = json.loads(path.read_text(encoding="utf-8"))["measurements"]
+    return pl.DataFrame(rows, infer_schema_length=None)

@@ -18,6 +18,10 @@ from sweeps.laws.inputs import FlopFunction
 from xlstm.accounting import BytesPerElement, count_parameters
 from xlstm.config import ModelConfig
 
+_STEEP = 6
+_SLACK = 1.01
+"""Of the limit on tokens a parameter, for a search that ends beside it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
@@ -53,7 +57,10 @@ class Trained:
 
 @dataclass(frozen=True, kw_only=True)
 class TotalCost:
-    """The model of least total time at one loss. Seconds of one device; nan where the loss is out of reach."""
+    """The model of least total time at one loss.
+
+    Seconds of one device; nan where the loss is out of reach.
+    """
 
     arch: str
     loss: float
@@ -100,7 +107,7 @@ def total_cost(
     return TotalCost(
         arch=trained.arch,
         loss=loss,
-        at_ratio_limit=bool(D / N > 0.98 * trained.largest_ratio),
+        at_ratio_limit=bool(trained.largest_ratio / _SLACK < D / N),
         within_sizes=bool(min(sizes) <= N <= max(sizes)),
         draws=spread["total_s"],
         **{name: _estimate(found[name][0], spread[name], level) for name in names},
@@ -133,12 +140,16 @@ def _optimum(
 
     def total(log_N: np.ndarray) -> np.ndarray:
         D, train, serve = parts(log_N)
-        allowed = D <= trained.largest_ratio * np.exp(log_N)  # false for nan
-        return np.where(allowed, train + serve, np.inf)
+        with np.errstate(invalid="ignore", over="ignore"):
+            beyond = np.maximum(D / np.exp(log_N) / trained.largest_ratio, 1.0)
+            cost = (
+                train + serve
+            ) * beyond**_STEEP  # rises towards what is not allowed, so that a search turns
+        return np.where(np.isfinite(D), cost, np.inf)
 
     log_N = lowest(total, np.full(len(params), np.log(np.sqrt(N_built[0] * N_built[-1]))))
     D, train, serve = parts(log_N)
-    reached = np.isfinite(total(log_N))
+    reached = np.isfinite(D) & (np.exp(log_N) * trained.largest_ratio * _SLACK >= D)
     found = {"N": np.exp(log_N), "D": D, "train_s": train, "serve_s": serve, "total_s": train + serve}
     return {name: np.where(reached, values, np.nan) for name, values in found.items()}
 

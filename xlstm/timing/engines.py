@@ -15,8 +15,10 @@ class SessionEngine:
         self.session = session
         self.decode = "graph" if session.device.type == "cuda" else "eager"
 
-    def prefill(self, prompts: Tensor) -> Tensor:
+    def reset(self) -> None:
         self.session.reset()
+
+    def prefill(self, prompts: Tensor) -> Tensor:
         self.session.prefill(prompts)
         return self.session.tokens
 

@@ -4,7 +4,6 @@ The time to first token runs from tokens on the device to the first token chosen
 warm. The step time is the mean over the tokens generated after it, greedy, each feeding the next.
 """
 
-import gc
 import resource
 import time
 from collections.abc import Callable
@@ -27,8 +26,12 @@ class Engine(Protocol):
     decode: str
     """How a step is launched: `graph`, `eager`."""
 
+    def reset(self) -> None:
+        """Forget what was read."""
+        ...
+
     def prefill(self, prompts: Tensor) -> Tensor:
-        """Begin anew with these prompts; the first token of each."""
+        """Read these prompts after a reset; the first token of each."""
         ...
 
     def steps(self, count: int) -> Tensor:
@@ -67,6 +70,7 @@ def time_engine(
     """Seconds to the first token, and of a step, of each repetition; a first one, not counted, warms up."""
     ttft, steps = [], []
     for repetition in range(1 + repetitions):
+        engine.reset()
         first = seconds(lambda: engine.prefill(prompts), prompts.device)
         each = seconds(lambda: engine.steps(generated), prompts.device) / generated
         if repetition:
@@ -97,18 +101,16 @@ def peak_memory(device: torch.device) -> int:
 
 
 def device_limits(device: torch.device, dtype: torch.dtype, threads: int = 1) -> dict[str, float]:
-    """What the device does at best, as measured: bytes copied (read and written) and matrix FLOPs, a second."""
+    """What the device does at best, measured, a second: bytes copied (read and written), and matrix FLOPs."""
     if device.type == "cpu":
         torch.set_num_threads(threads)
     source = torch.ones(_LIMIT_ELEMENTS[device.type], device=device, dtype=torch.bfloat16)
     target = torch.empty_like(source)
     copied = _fastest(lambda: target.copy_(source), device)
     moved = 2 * source.numel() * source.element_size()
-    del source, target
     n = _LIMIT_WIDTH[device.type]
     one, two = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     multiplied = _fastest(lambda: one @ two, device)
-    gc.collect()
     return {"copy_bytes_per_s": moved / copied, "matmul_flops_per_s": 2 * n**3 / multiplied}
 
 
