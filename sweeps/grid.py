@@ -114,16 +114,36 @@ def peak_learning_rate(rule: LearningRate, d_model: int) -> float:
     return min(rule.maximum, rule.base * (rule.reference_width / d_model) ** rule.exponent)
 
 
-def optimizer_spec(spec: SweepSpec, arch: Arch, d_model: int, steps: int) -> OptimizerSpec:
-    """AdamW and its schedule for a run of `steps` steps."""
+def optimizer_spec(spec: SweepSpec, config: ModelConfig, steps: int, tokens_per_step: int) -> OptimizerSpec:
+    """AdamW and its schedule for a run of `steps` steps.
+
+    SpecError where a warm-up by the size of the model leaves no steps between it and the cool-down.
+    """
     schedule: Schedule = spec.schedule
+    warmup = _warmup_steps(schedule, config, steps, tokens_per_step)
+    cooldown = min(schedule.cooldown_steps_max, round(schedule.cooldown_fraction * steps))
+    if schedule.warmup_ratio is not None and warmup + cooldown >= steps:
+        raise SpecError(
+            f"schedule.warmup_tokens_per_parameter = {schedule.warmup_ratio:g}: warms {config.arch} d_model"
+            f" {config.d_model} x {config.num_blocks} blocks up for {warmup} of {steps} steps and leaves none"
+            f" before the cool-down of {cooldown}; take less of it, or a smaller size or batch"
+        )
     return OptimizerSpec(
-        peak_lr=peak_learning_rate(pick(spec.learning_rate, arch), d_model),
-        warmup_steps=min(schedule.warmup_steps_max, round(schedule.warmup_fraction * steps)),
-        cooldown_steps=min(schedule.cooldown_steps_max, round(schedule.cooldown_fraction * steps)),
-        cosine_floor=schedule.cosine_floor,
+        peak_lr=peak_learning_rate(pick(spec.learning_rate, config.arch), config.d_model),
+        warmup_steps=warmup,
+        cooldown_steps=cooldown,
+        cosine_floor=schedule.cosine_floor if schedule.kind == "cosine" else 1.0,
+        schedule=schedule.kind,
         **spec.optimizer.model_dump(),
     )
+
+
+def _warmup_steps(schedule: Schedule, config: ModelConfig, steps: int, tokens_per_step: int) -> int:
+    if schedule.warmup_ratio is None:
+        wanted = round(schedule.warmup_fraction * steps)
+    else:
+        wanted = max(1, round(schedule.warmup_ratio * count_parameters(config) / tokens_per_step))
+    return min(schedule.warmup_steps_max, wanted)
 
 
 def _at_width(table: Mapping[int, T], d_model: int, key: str) -> T:

@@ -1,7 +1,7 @@
 """A plan: the table of runs that a spec and a corpus imply, in the order in which they are trained."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import polars as pl
@@ -18,6 +18,7 @@ from sweeps.spec import Arch, SpecError, SweepSpec, pick
 from xlstm.accounting import count_parameters, training_flops
 from xlstm.config import ModelConfig
 from xlstm.run_spec import DataSpec, RunSpec, canonical_json
+from xlstm.trunk import branch_step, has_trunk, trunk_key
 
 BYTES_PER_PARAMETER = 16
 """fp32 weights, gradients and two AdamW moments; activations come on top."""
@@ -38,9 +39,17 @@ class PlannedRun:
     N: int
     N_non_embedding: int
     train_flops: float
+    """Of the whole path from step 0: what the run costs by itself."""
     estimated_s: float
     memory_bytes: int
     """A guess of what the training takes, so that runs start only where they fit."""
+    begins_at: int = 0
+    """Steps that a run planned before it has trained for both by then: see `share_trunks`."""
+
+    @property
+    def spent_flops(self) -> float:
+        """What is left to spend on it where the trunks of the plan are shared."""
+        return self.train_flops * (1 - self.begins_at / self.spec.steps)
 
     @property
     def arch(self) -> str:
@@ -75,7 +84,8 @@ class Plan:
     """Runs in execution order.
 
     Cheap budgets first, of a budget the centre and the ends of every parabola before the rest, and of both
-    the longest first: a first rough law comes soonest, and no long run is left to the end.
+    the longest first: a first rough law comes soonest, and no long run is left to the end. A trunk grows in
+    that order too, from the branch of its smallest budget to that of its largest.
     """
 
     spec: SweepSpec
@@ -90,11 +100,40 @@ class Plan:
     def train_flops(self) -> float:
         return sum(run.train_flops for run in self.runs)
 
+    @property
+    def spent_flops(self) -> float:
+        """The same less what runs share."""
+        return sum(run.spent_flops for run in self.runs)
+
 
 def make_plan(spec: SweepSpec, data: DataSpec, vocab_size: int) -> Plan:
     """Lay out every run of a sweep on one corpus. SpecError names what does not fit."""
     runs = [run for cell in _cells(spec) for run in _group(spec, *cell, data, vocab_size)]
-    return Plan(spec=spec, runs=tuple(run for _, run in sorted(runs, key=lambda item: item[0])))
+    ordered = [run for _, run in sorted(runs, key=lambda item: item[0])]
+    return Plan(spec=spec, runs=tuple(share_trunks(ordered)))
+
+
+def share_trunks(runs: Iterable[PlannedRun]) -> Iterator[PlannedRun]:
+    """The runs in their order, each beginning where one before it has brought their trunk."""
+    reached: dict[str, int] = {}
+    for run in runs:
+        if not has_trunk(run.spec):
+            yield run
+            continue
+        key, own = trunk_key(run.spec), branch_step(run.spec)
+        begins_at = min(reached.get(key, 0), own)
+        reached[key] = max(reached.get(key, 0), own)
+        share = 1 - begins_at / run.spec.steps
+        yield replace(run, begins_at=begins_at, estimated_s=run.estimated_s * share)
+
+
+def branch_points(runs: Iterable[PlannedRun]) -> dict[str, tuple[int, ...]]:
+    """By trunk key: the steps after which runs branch, ascending."""
+    found: dict[str, set[int]] = {}
+    for run in runs:
+        if has_trunk(run.spec):
+            found.setdefault(trunk_key(run.spec), set()).add(branch_step(run.spec))
+    return {key: tuple(sorted(steps)) for key, steps in found.items()}
 
 
 def _cells(spec: SweepSpec) -> Iterator[tuple[Arch, int, float]]:
@@ -149,7 +188,7 @@ def _planned_run(
     run_spec = RunSpec(
         model=config,
         data=data,
-        optimizer=optimizer_spec(spec, config.arch, config.d_model, steps),
+        optimizer=optimizer_spec(spec, config, steps, batch_size * context_length),
         context_length=context_length,
         batch_size=batch_size,
         steps=steps,
@@ -201,6 +240,7 @@ def _row(run: PlannedRun) -> dict[str, object]:
         "N_non_embedding": float(run.N_non_embedding),
         "D": float(run.D),
         "train_flops": run.train_flops,
+        "spent_flops": run.spent_flops,
         "budget_error": run.train_flops / run.budget - 1,
         "token_param_ratio": run.D / run.N,
         "steps": spec.steps,

@@ -159,13 +159,25 @@ class Steps(_Section):
 
 
 class Schedule(_Section):
-    """Linear warm-up, cosine to `cosine_floor` of the peak, linear cool-down to zero."""
+    """Linear warm-up, a middle part, linear cool-down to zero."""
 
+    kind: Literal["cosine", "wsd"] = "cosine"
+    """The middle part: cosine to `cosine_floor` of the peak; or (wsd) the peak throughout, and the budgets of
+    one size share their path and each branches off with its cool-down (arXiv:2405.18392)."""
     warmup_fraction: Fraction = 0.05
     warmup_steps_max: Count = 750
+    warmup_tokens_per_parameter: Positive | None = None
+    """Warm-up by the size of the model instead of a share of the steps; wsd takes 1 where nothing is said, as
+    arXiv:2406.19146 advises: its warm-up must be the same at every budget."""
     cooldown_fraction: Fraction = 0.1
     cooldown_steps_max: Count = 1000
     cosine_floor: Fraction = 0.1
+
+    @property
+    def warmup_ratio(self) -> float | None:
+        """Tokens of warm-up a parameter; None where the warm-up is a share of the steps."""
+        default = 1.0 if self.kind == "wsd" else None
+        return default if self.warmup_tokens_per_parameter is None else self.warmup_tokens_per_parameter
 
     @model_validator(mode="after")
     def _leave_room(self) -> "Schedule":
@@ -262,6 +274,13 @@ class Resources(_Section):
     """Log the final weights of every run as an artifact."""
 
 
+class HoldOutRun(_Section):
+    """A run of each architecture beyond the grid, predicted by its law before it is trained."""
+
+    budget_factor: Annotated[float, Field(gt=1)] = 3.0
+    """Its budget, in largest budgets of the grid."""
+
+
 class Laws(_Section):
     """Settings of the fits; see sweeps.laws.settings."""
 
@@ -304,6 +323,8 @@ class SweepSpec(_Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     resources: Resources = Resources()
     laws: Laws = Laws()
+    holdout: HoldOutRun | None = None
+    """None: the law is not put to this test."""
 
     @field_validator("archs", "context_lengths", "budgets", "seeds")
     @classmethod
@@ -321,6 +342,10 @@ class SweepSpec(_Section):
         for arch in self.archs:
             if not self.ladder.has(arch):
                 raise ValueError(f"ladder.shapes has no rung for {arch}; add one, or one for all")
+        if self.schedule.kind == "wsd" and self.batch.exponent:
+            raise ValueError(
+                "schedule.kind = wsd needs batch.exponent = 0: budgets with other batches share no path"
+            )
         if self.ladder.sizes_per_budget is not None and self.expected_optimum is None:
             raise ValueError("ladder.sizes_per_budget needs expected_optimum, to centre the sizes")
         for key in ("learning_rate", "expected_optimum"):

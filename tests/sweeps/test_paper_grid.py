@@ -117,8 +117,9 @@ def test_the_plan_holds_the_published_runs(run_set: str, missing: int) -> None:
 
 def test_every_run_warms_up_and_cools_down_as_long() -> None:
     spec = load_spec("paper")
+    config = ladder_configs(spec, "mlstm", 50_304)[0]
     for steps in (1_800, 2_000, 190_000):
-        optimizer = optimizer_spec(spec, "mlstm", 1024, steps)
+        optimizer = optimizer_spec(spec, config, steps, 2**20)
         assert (optimizer.warmup_steps, optimizer.cooldown_steps) == (750, 1000)
 
 
