@@ -244,8 +244,8 @@ def extrapolates(experiment: Experiment, results: Results) -> Claim:
         source="arXiv:2405.04517, section 4.3 (sequence length extrapolation)",
         verdict=judge(comparisons, flat),
         comment=(
-            f"Mean loss over positions {source.context_length + 1} to {longest} less that over the second half"
-            f" of the trained length, nats: {told}."
+            f"Mean loss over positions {source.context_length + 1} to {longest} less that over the second"
+            f" half of the trained length, nats: {told}."
         ),
         comparisons=comparisons,
     )

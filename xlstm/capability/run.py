@@ -16,6 +16,7 @@ from torch import Tensor
 from xlstm.capability.material import open_material
 from xlstm.capability.measure import measure
 from xlstm.capability.training import Training
+from xlstm.training.execution import Execution
 from xlstm.training.failures import Failure, NonFiniteLossError, StoppedError
 from xlstm.training.files import flush_to_disk, write_atomically
 from xlstm.training.job import CHECKPOINT, PROGRESS, SPEC, RunResult, TrainJob
@@ -30,7 +31,9 @@ HISTORY_POINTS = 50
 def run_task(job: TrainJob, device: torch.device, tracker: Tracker) -> RunResult:
     """Train, measure, and tell the tracker. Raises what `xlstm.training.run.train` raises."""
     spec = job.spec
-    training = Training(spec, open_material(spec, job.data_folder), device, job.micro_batch)
+    material = open_material(spec, job.data_folder)
+    record = Execution().settled(spec, on_gpu=device.type == "cuda").cuda_graph
+    training = Training(spec, material, device, micro_batch=job.micro_batch, record=bool(record))
     watch = _Watch(job, training, tracker)
     watch.resume()
     while not training.is_over:

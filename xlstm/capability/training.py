@@ -7,6 +7,7 @@ small that what it does around a step takes as long as the step.
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from xlstm.capability.material import Material
 from xlstm.capability.task import IGNORED
 from xlstm.models import build_model
 from xlstm.run_spec import RunSpec
+from xlstm.training.graph import StepGraph
 from xlstm.training.optimizer import adamw, learning_rate
 
 
@@ -22,9 +24,17 @@ class Training:
     """A model on its way; `advance` takes the next step."""
 
     def __init__(
-        self, spec: RunSpec, material: Material, device: torch.device, micro_batch: int | None = None
+        self,
+        spec: RunSpec,
+        material: Material,
+        device: torch.device,
+        *,
+        micro_batch: int | None = None,
+        record: bool = False,
     ) -> None:
-        """`micro_batch`: sequences that go through the model at once; None for the whole batch."""
+        """`micro_batch`: sequences that go through the model at once; None for the whole batch. `record`:
+        forward and backward as a CUDA graph, whose replays take no time of the host.
+        """
         torch.manual_seed(spec.seed)
         self.spec = spec
         self.material = material
@@ -33,6 +43,7 @@ class Training:
         self.model: nn.Module = build_model(spec.model).to(device)
         self.optimizer = adamw(self.model, spec.optimizer)
         self.step = 0
+        self._recorded = StepGraph(self._backward, list(self.model.parameters())) if record else None
 
     @property
     def is_over(self) -> bool:
@@ -41,7 +52,8 @@ class Training:
     def advance(self) -> Tensor:
         """Take a step; its loss in nats an answer, on the device."""
         self._set_rate()
-        loss = self._backward(*self._batch())
+        batch = self._batch()
+        loss = self._backward(batch) if self._recorded is None else self._recorded(batch)
         self._update()
         self.step += 1
         return loss
@@ -69,17 +81,18 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
 
-    def _batch(self) -> tuple[Tensor, Tensor]:
-        inputs, targets = (torch.from_numpy(part) for part in self.material.batch(self.step))
-        return inputs.to(self.device), targets.to(self.device)
+    def _batch(self) -> Tensor:
+        """Inputs and targets, (2, batch, length)."""
+        return torch.from_numpy(np.stack(self.material.batch(self.step))).to(self.device)
 
     def _set_rate(self) -> None:
         rate = learning_rate(self.step, self.spec.steps, self.spec.optimizer)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    def _backward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def _backward(self, batch: Tensor) -> Tensor:
         """Gradients of the mean over the batch's answers, in parts where there is a micro-batch; the mean."""
+        inputs, targets = batch
         answers = (targets != IGNORED).sum()
         size = self.micro_batch or len(inputs)
         total = torch.zeros((), device=self.device)
@@ -94,4 +107,5 @@ class Training:
     def _update(self) -> None:
         nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.optimizer.grad_clip)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        if self._recorded is None:  # a recorded step writes its gradients where they are
+            self.optimizer.zero_grad(set_to_none=True)
