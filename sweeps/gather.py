@@ -12,6 +12,7 @@ RESULT_METRICS = (
     "train_loss",
     "bpb",
     "epochs",
+    "spent_flops",
     "wall_time_s",
     "step_time_s",
     "tokens_per_s",

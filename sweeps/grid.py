@@ -122,6 +122,8 @@ def optimizer_spec(spec: SweepSpec, config: ModelConfig, steps: int, tokens_per_
     schedule: Schedule = spec.schedule
     warmup = _warmup_steps(schedule, config, steps, tokens_per_step)
     cooldown = min(schedule.cooldown_steps_max, round(schedule.cooldown_fraction * steps))
+    if schedule.kind == "wsd":
+        cooldown = max(1, cooldown)  # a branch is a run with steps of its own
     if schedule.warmup_ratio is not None and warmup + cooldown >= steps:
         raise SpecError(
             f"schedule.warmup_tokens_per_parameter = {schedule.warmup_ratio:g}: warms {config.arch} d_model"

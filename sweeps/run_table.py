@@ -14,7 +14,8 @@ RUN_TABLE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "N": pl.Float64,  # parameters, embeddings and head included
     "N_non_embedding": pl.Float64,
     "D": pl.Float64,  # training tokens
-    "train_flops": pl.Float64,  # what the run really spent, forward and backward
+    "train_flops": pl.Float64,  # of the whole path, forward and backward: what N and D cost a run by itself
+    "spent_flops": pl.Float64,  # really spent: less where it branched off a trunk that others share
     "loss": pl.Float64,  # final validation loss, nats per token
     "status": pl.String,  # finished, failed
     "error": pl.String,  # why a run failed, one line

@@ -46,6 +46,8 @@ class Monitor(Callback):
         self.step_times: list[float] = []
         self.validation_loss: float | None = None
         self.earlier_wall_time = 0.0
+        self.begun_at: int | None = None
+        """Steps that another run had trained when this one began."""
         self.started = time.monotonic()
         self.started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._pending: list[tuple[int, Tensor, Tensor]] = []
@@ -59,6 +61,8 @@ class Monitor(Callback):
         return self.earlier_wall_time + time.monotonic() - self.started
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.begun_at is None:
+            self.begun_at = trainer.global_step
         self._mark = time.perf_counter()
 
     def on_train_batch_end(
@@ -151,6 +155,8 @@ class Monitor(Callback):
             "step_times": self.step_times,
             "validation_loss": self.validation_loss,
             "wall_time": self.wall_time,
+            "run_key": self.spec.run_key,
+            "begun_at": self.begun_at,
             "history": self.tracker.history(),
         }
 
@@ -160,7 +166,9 @@ class Monitor(Callback):
         self._window_time = state_dict["window_time"]
         self.step_times = state_dict["step_times"]
         self.validation_loss = state_dict["validation_loss"]
-        self.earlier_wall_time = state_dict["wall_time"]
+        if state_dict.get("run_key", self.spec.run_key) == self.spec.run_key:
+            self.earlier_wall_time = state_dict["wall_time"]
+            self.begun_at = state_dict.get("begun_at", 0)
         self.tracker.restore(state_dict["history"])
 
 
@@ -240,12 +248,20 @@ class ResumePoint(Callback):
         if due == Due.NO:
             return
         with self.monitor.pause():
-            save_whole(trainer, self.path)
+            save_whole(trainer, self.destination(step))
+        self.saved(trainer, step)
         self._last = time.monotonic()
         if due == Due.LAST:
             raise StoppedError(
                 Failure.PAUSED, f"paused at step {step} of {steps}, when its sweep's time was up"
             )
+
+    def destination(self, step: int) -> Path:
+        """Where the checkpoint of a step goes."""
+        return self.path
+
+    def saved(self, trainer: Trainer, step: int) -> None:
+        """What follows when it is there."""
 
     def _due(self) -> int:
         if time.time() >= self.pause_at:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from xlstm.run_spec import RunSpec, run_spec_from_dict
 from xlstm.training.failures import Failure
+from xlstm.trunk import TrunkJob
 
 TIME_IS_UP = signal.SIGXCPU
 """Ends a training at its time limit; SIGTERM ends it too and is recorded as such."""
@@ -60,6 +61,8 @@ class TrainJob:
     """Seconds since the epoch at which to leave a checkpoint and end, unless the last step was before."""
     keep_final_checkpoint: bool = False
     """Log the final weights as an artifact."""
+    trunk: TrunkJob | None = None
+    """Of a run whose first part others may share; None: it trains all of it by itself."""
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -79,6 +82,7 @@ class TrainJob:
                 "data_folder": Path(fields["data_folder"]),
                 "run_dir": Path(fields["run_dir"]),
                 "peers": tuple(fields["peers"]),
+                "trunk": None if fields["trunk"] is None else TrunkJob.from_dict(fields["trunk"]),
             }
         )
 
@@ -98,6 +102,8 @@ class RunResult:
     train_loss: float | None = None
     """Mean over the last twentieth of the steps, nats per token."""
     epochs: float | None = None
+    spent_flops: float | None = None
+    """On the steps that this run trained itself: without those that it found done in its trunk."""
     wall_time_s: float | None = None
     """All attempts together, up to the checkpoint that each left."""
     step_time_s: float | None = None

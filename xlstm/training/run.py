@@ -17,12 +17,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
+from xlstm.accounting import training_flops
 from xlstm.capability.run import run_task
 from xlstm.data import Corpus, CorpusError, TokenStream, load_corpus, validation_windows
 from xlstm.models import build_model
 from xlstm.run_spec import RunSpec
+from xlstm.training.branch import BranchPoints, TrunkResumePoint, starts
 from xlstm.training.callbacks import Monitor, ResumePoint, Validation
 from xlstm.training.failures import Failure, StoppedError, classify, describe, one_line
 from xlstm.training.files import write_atomically
@@ -68,7 +70,7 @@ def train(job: TrainJob) -> RunResult:
     one of several processes. `failures.classify` tells the kinds apart.
     """
     job.run_dir.mkdir(parents=True, exist_ok=True)
-    with _alone(job.run_dir), _signals_stop():
+    with _alone(job.run_dir), _trunk_alone(job), _signals_stop():
         (job.run_dir / RESULT).unlink(missing_ok=True)
         write_spec(job, job.run_dir / SPEC)
         tracker: Tracker | None = None
@@ -166,14 +168,29 @@ def _fit(job: TrainJob, device: torch.device, tracker: Tracker, share: Share) ->
     monitor = Monitor(spec, tracker, own_dir)
     checkpoint = job.run_dir / CHECKPOINT
     checkpoint.parent.mkdir(exist_ok=True)
-    resume_from = _readable(checkpoint, share)
-    resume = ResumePoint(checkpoint, job.checkpoint_every_s, spec.run_key, monitor, job.pause_at)
-    trainer = _trainer(job, share, [monitor, Validation(spec, held_out, monitor), resume])
+    resume_from = _readable(checkpoint, share) or _trunk_start(job, share)
+    around = [monitor, Validation(spec, held_out, monitor), *_resume_points(job, monitor)]
+    trainer = _trainer(job, share, around)
     trainer.fit(module, _Batches(stream, trainer, share), ckpt_path=resume_from, weights_only=True)
     result = _result(job, corpus, stream, device, monitor, tracker, share)
     final = {k: v for k, v in result.metrics().items() if k != "loss"}  # its history ends with it
     tracker.finish(final, _artifacts(job, module, share))
     return result
+
+
+def _resume_points(job: TrainJob, monitor: Monitor) -> list[Callback]:
+    """What leaves checkpoints."""
+    path, every_s, pause_at = job.run_dir / CHECKPOINT, job.checkpoint_every_s, job.pause_at
+    if job.trunk is None:
+        return [ResumePoint(path, every_s, job.spec.run_key, monitor, pause_at)]
+    resume = TrunkResumePoint(path, every_s, job.spec, job.trunk, monitor, pause_at)
+    return [BranchPoints(job.spec, job.trunk, monitor), resume]
+
+
+def _trunk_start(job: TrainJob, share: Share) -> Path | None:
+    """How far others have brought the trunk of a run that has no checkpoint of its own yet."""
+    found = [] if job.trunk is None else starts(job.trunk, job.spec)
+    return next((path for path in found if _readable(path, share) is not None), None)
 
 
 def _readable(checkpoint: Path, share: Share) -> Path | None:
@@ -282,6 +299,7 @@ def _result(
         loss=loss,
         bpb=corpus.bits_per_byte(loss),
         train_loss=float(np.mean(monitor.tail)),
+        spent_flops=_spent_flops(job.spec, monitor.begun_at or 0),
         epochs=stream.epochs(job.spec.steps),
         wall_time_s=monitor.wall_time,
         step_time_s=monitor.step_time,
@@ -291,6 +309,11 @@ def _result(
         mlflow_run_id=tracker.run_id,
         mlflow_experiment_id=tracker.experiment_id,
     )
+
+
+def _spent_flops(spec: RunSpec, begun_at: int) -> float:
+    tokens = (spec.steps - begun_at) * spec.batch_size * spec.context_length
+    return training_flops(spec.model, spec.context_length, tokens)
 
 
 def _peak_memory(device: torch.device) -> float:
@@ -323,6 +346,17 @@ def _alone(run_dir: Path) -> Iterator[None]:
 
 
 @contextmanager
+def _trunk_alone(job: TrainJob) -> Iterator[None]:
+    """The same of the folder of the run's trunk, where it has one."""
+    if job.trunk is None:
+        yield
+        return
+    job.trunk.folder.mkdir(parents=True, exist_ok=True)
+    with _alone(job.trunk.folder):
+        yield
+
+
+@contextmanager
 def _signals_stop() -> Iterator[None]:
     """Signals raise StoppedError. Lightning alone would end the loop and let the process exit with 0."""
     if threading.current_thread() is not threading.main_thread():
@@ -334,6 +368,7 @@ def _signals_stop() -> Iterator[None]:
 
     previous = {number: signal.signal(number, stop) for number in STOPPING}
     with suppress(OSError, ValueError):  # a standard error that is no file, as in tests
+        faulthandler.unregister(NO_PROGRESS)  # a fork's, which the line above has put out of action
         faulthandler.register(NO_PROGRESS, chain=True)
     try:
         yield
