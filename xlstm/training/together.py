@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 import traceback
@@ -159,6 +160,8 @@ def _run(work: Work, text: str, rank: int, meeting: str, parent: int) -> None:
             failure=failure,
         )
     write_atomically(folder / f"{rank}.json", result.to_json())
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code)  # without the goodbyes of a process group, for which a dead process would be awaited
 
 
