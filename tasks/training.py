@@ -1,14 +1,15 @@
 """One planned run after another: done already, or trained in a process of its own."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from sweeps.plan import PlannedRun
-from sweeps.spec import SweepSpec
+from sweeps.spec import Resources
 from tasks import tracking
 from tasks.launcher import Launcher
 from tasks.leases import Grant, LeasesClosed
@@ -16,7 +17,7 @@ from tasks.locks import run_lock, wait_for
 from tasks.retries import next_attempt
 from tasks.state import State
 from tasks.time_limit import TimeLimit
-from xlstm.data import Corpus
+from tasks.trunks import Trunks
 from xlstm.training.failures import Failure
 from xlstm.training.job import CHECKPOINT, RunResult, TrainJob
 
@@ -53,6 +54,29 @@ class Room(Protocol):
         ...
 
 
+class Asked(Protocol):
+    """Who wants runs trained: a sweep's spec, or whatever names its experiment and its resources like one."""
+
+    @property
+    def name(self) -> str:
+        """The MLflow experiment."""
+        ...
+
+    @property
+    def resources(self) -> Resources:
+        """What a run gets."""
+        ...
+
+
+class Material(Protocol):
+    """What runs read: a corpus, or whatever lies in a folder."""
+
+    @property
+    def folder(self) -> Path:
+        """Handed to the trainings, which find their data there."""
+        ...
+
+
 class Hearing:
     """Hears how runs go on; this one says nothing. Called from the threads that train."""
 
@@ -68,21 +92,24 @@ class Trainer:
 
     def __init__(
         self,
-        spec: SweepSpec,
+        spec: Asked,
         state: State,
-        corpus: Corpus,
+        corpus: Material,
         room: Room,
         *,
         hearing: Hearing | None = None,
         launch: Callable[[], AbstractContextManager[Engine]] = Launcher,
         limit: TimeLimit | None = None,
+        runs: Iterable[PlannedRun] = (),
     ) -> None:
+        """`runs`: those that may share trunks with each other."""
         self.spec = spec
         self.state = state
         self.corpus = corpus
         self.room = room
         self.hearing = hearing or Hearing()
         self.limit = limit
+        self.trunks = Trunks(state, runs)
         self._launch = launch
         self._exit = ExitStack()
         self._guard = threading.Lock()
@@ -120,6 +147,8 @@ class Trainer:
                 return Outcome(status="paused", error=refusal)
             self.hearing.started(run)
             result = self.train(run, grant)
+            if result.status == "finished":
+                self.trunks.finished(run, self._settled.finished.keys())
         return Outcome(
             status="paused" if result.failure is Failure.PAUSED else result.status,
             loss=result.loss,
@@ -135,18 +164,18 @@ class Trainer:
 
     @contextmanager
     def take(self, run: PlannedRun) -> Iterator[Grant]:
-        """This run for this flow alone, then room on the machine; waits for both.
+        """This run and its trunk for this flow alone, then room on the machine; waits for all of them.
 
         In this order, since a flow that waits for another's run shall keep no room from others meanwhile.
         """
-        lock = run_lock(self.state, run.run_key)
-        if not wait_for(lock, self.room.stopped):
-            raise LeasesClosed("the sweep is stopping")
-        try:
-            with self.room.take(run) as grant:
-                yield grant
-        finally:
-            lock.release()
+        with ExitStack() as held:
+            for lock in (run_lock(self.state, run.run_key), self.trunks.lock(run)):
+                if lock is None:
+                    continue
+                if not wait_for(lock, self.room.stopped):
+                    raise LeasesClosed("the sweep is stopping")
+                held.callback(lock.release)
+            yield held.enter_context(self.room.take(run))
 
     def train(self, run: PlannedRun, grant: Grant) -> RunResult:
         """Train to the end, again by the rules of `retries`; a failure that stays is a failed result."""
@@ -194,4 +223,5 @@ class Trainer:
             checkpoint_every_s=resources.checkpoint_every_s,
             keep_final_checkpoint=resources.keep_final_checkpoint,
             pause_at=None if self.limit is None else self.limit.until,
+            trunk=self.trunks.job(run),
         )
