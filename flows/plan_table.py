@@ -34,7 +34,7 @@ def print_plan(console: Console, plan: PlanView) -> None:
         console.width = WIDTH
     console.print(table)
     console.print(
-        f"{len(plan.rows)} runs, {plan.train_flops:.3g} FLOPs, about {duration(plan.estimated_s)}"
+        f"{len(plan.rows)} runs, {_flops(plan)}, about {duration(plan.estimated_s)}"
         f" with {plan.slots} at a time on {plan.device}"
         f"{' at the pace of the finished ones' if plan.measured else ''}, until {clock(plan.estimated_s)};"
         f" {plan.cached} are finished already",
@@ -43,6 +43,16 @@ def print_plan(console: Console, plan: PlanView) -> None:
     )
     console.print(f"corpus {plan.corpus}", highlight=False, soft_wrap=True)
     console.print(f"\n{plan.quality}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _flops(plan: PlanView) -> str:
+    """What they cost together; where runs share trunks, what that saves too."""
+    if plan.spent_flops == plan.train_flops:
+        return f"{plan.train_flops:.3g} FLOPs"
+    saved = 1 - plan.spent_flops / plan.train_flops
+    return (
+        f"{plan.spent_flops:.3g} FLOPs instead of {plan.train_flops:.3g} ({saved:.0%} saved by shared trunks)"
+    )
 
 
 def short(number: float) -> str:

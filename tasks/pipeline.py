@@ -174,6 +174,7 @@ def train_all(sweep: Sweep, plan: Plan, corpus: Corpus) -> None:
             hearing=Reporter(sweep),
             launch=there.launch,
             limit=time_limit(sweep, plan),
+            runs=plan.runs,
         ) as trainer,
         live_page(sweep),
     ):

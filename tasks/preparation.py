@@ -120,6 +120,8 @@ class PlanView:
     rows: list[dict[str, Any]]
     """Columns of `Plan.table`."""
     train_flops: float
+    spent_flops: float
+    """Less than `train_flops` where runs share trunks."""
     estimated_s: float
     """Of the runs that are not finished, with `slots` at a time."""
     measured: bool
@@ -154,6 +156,7 @@ def view_plan(spec: SweepSpec, state: State) -> PlanView:
     return PlanView(
         rows=plan.table.to_dicts(),
         train_flops=plan.train_flops,
+        spent_flops=plan.spent_flops,
         estimated_s=makespan([], left_s, at_once),
         measured=rate.overall is not None,
         slots=at_once,

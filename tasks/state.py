@@ -71,6 +71,10 @@ class State:
         """Folder of one training: spec, progress, result, log, checkpoints."""
         return self.home / "runs" / _plain(run_key)
 
+    def trunk_dir(self, trunk_key: str) -> Path:
+        """Folder of the path that runs of the schedule wsd share: its checkpoints."""
+        return self.home / "trunks" / _plain(trunk_key)
+
     def sweep_dir(self, name: str) -> Path:
         """Folder of one sweep: plan, run table, analysis, report."""
         return self.home / "sweeps" / _plain(name)
