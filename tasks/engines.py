@@ -1,7 +1,7 @@
 """Where the runs of a sweep train: on this machine, on a Ray cluster or through Slurm, as its spec says."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 
 from sweeps.plan import PlannedRun
@@ -17,11 +17,14 @@ CLUSTER_RUNS = 256
 """Runs that are handed to a cluster at once where the spec names no limit."""
 
 
+Launch = Callable[[], AbstractContextManager[Engine]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """Where runs train, who finds room for them there, and how many may be under way."""
 
-    launch: Callable[[], AbstractContextManager[Engine]]
+    launch: Launch
     room: Room
     at_once: int
 
@@ -59,3 +62,16 @@ def place(resources: Resources, state: State) -> Place:
 
     folder = state.home / "slurm"
     return Place(launch=lambda: SlurmEngine(resources, folder, there.stopped), room=there, at_once=at_once)
+
+
+@contextmanager
+def launched_ahead(there: Place, *, wanted: bool) -> Iterator[Launch]:
+    """`there.launch`; of trainings on this machine, where they are `wanted`, one that begins now.
+
+    While its zygote imports torch the flow imports MLflow and reads what is finished: seconds on either core.
+    """
+    if not wanted or there.launch is not Launcher:
+        yield there.launch
+        return
+    with closing(Launcher()) as launcher:
+        yield lambda: launcher

@@ -48,6 +48,10 @@ class Launcher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """What leaving it does; once more does nothing."""
         with self._guard:
             self._closed = True
             zygote, self._zygote = self._zygote, None
@@ -124,6 +128,7 @@ class _Zygote:
 
     def __init__(self, command: Sequence[str]) -> None:
         self._control, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._asked = False
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
         with other:
             # The same process group: what the terminal or the worker sends to the flow reaches the trainings.
@@ -145,6 +150,7 @@ class _Zygote:
 
         Its death shows here before `alive` sees it.
         """
+        self._asked = True
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         mine.settimeout(IMPORT_TIMEOUT_S)
         try:
@@ -170,8 +176,13 @@ class _Zygote:
         return lines[-1] if lines else f"the zygote ended with {self._process.returncode}"
 
     def close(self) -> None:
-        """Hang up, which ends the trainings, and wait for the zygote to follow."""
+        """Hang up, which ends the trainings, and wait for the zygote to follow.
+
+        One that nobody asked for anything has no training to end, and may be importing still.
+        """
         self._control.close()
+        if not self._asked:
+            self.kill()
         try:
             self._process.wait(timeout=GRACE_S + 2)
         except subprocess.TimeoutExpired:

@@ -32,7 +32,7 @@ from sweeps.plan import Plan, PlannedRun
 from sweeps.spec import SweepSpec
 from tasks import deployments, preparation, results, tracking
 from tasks.artifacts import published
-from tasks.engines import place
+from tasks.engines import launched_ahead, place
 from tasks.errors import UserError, user_errors
 from tasks.forecast import Pace
 from tasks.live import LivePage, kept_live
@@ -162,9 +162,10 @@ def train_all(sweep: Sweep, plan: Plan, corpus: Corpus) -> None:
     """
     sweep.progress.stage("training")
     there = place(sweep.spec.resources, sweep.state)
-    url = experiment_url(tracking.ensure_experiment(sweep.state, sweep.name))
+    wanted = not tracking.seem_settled(sweep.state, [run.run_key for run in plan.runs])
     with (
-        published(sweep.state, sweep.progress, artifact_key("sweep", sweep.name), url),
+        launched_ahead(there, wanted=wanted) as launch,
+        published(sweep.state, sweep.progress, artifact_key("sweep", sweep.name), _url(sweep)),
         ThreadPoolTaskRunner[PrefectState](max_workers=there.at_once) as runner,
         Trainer(
             sweep.spec,
@@ -172,7 +173,7 @@ def train_all(sweep: Sweep, plan: Plan, corpus: Corpus) -> None:
             corpus,
             there.room,
             hearing=Reporter(sweep),
-            launch=there.launch,
+            launch=launch,
             limit=time_limit(sweep, plan),
             runs=plan.runs,
         ) as trainer,
@@ -183,6 +184,10 @@ def train_all(sweep: Sweep, plan: Plan, corpus: Corpus) -> None:
         ]
         for future in futures:
             future.wait()
+
+
+def _url(sweep: Sweep) -> str | None:
+    return experiment_url(tracking.ensure_experiment(sweep.state, sweep.name))
 
 
 def time_limit(sweep: Sweep, plan: Plan) -> TimeLimit | None:

@@ -11,6 +11,7 @@ import ctypes
 import faulthandler
 import gc
 import importlib
+import importlib.metadata
 import json
 import os
 import selectors
@@ -19,7 +20,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,8 +41,11 @@ PRELOAD = (
     "mlflow.store.tracking.sqlalchemy_workspace_store",
     "sqlalchemy.dialects.sqlite",
 )
-HIDDEN = ("pandas", "polars", "pyarrow")
-"""MLflow imports these where it finds them; they start threads, take seconds, and training needs none."""
+HIDDEN = ("matplotlib", "pandas", "polars", "pyarrow", "scipy")
+"""MLflow and torchmetrics import these where they find them; they take seconds, and training needs none.
+
+pandas, polars and pyarrow start threads, too.
+"""
 
 Request = dict[str, str]
 """`log`: the child's standard output and error; the rest is for `work`."""
@@ -207,16 +211,32 @@ def require_one_thread() -> None:
         raise RuntimeError(f"imports started threads, the zygote cannot fork: {', '.join(threads)}")
 
 
+def hide(packages: Collection[str]) -> None:
+    """Have packages look as if they were not installed, to who imports them and to who asks first."""
+    sys.modules.update(dict.fromkeys(packages))  # type: ignore[arg-type]
+    installed = importlib.metadata.version
+
+    def version(distribution_name: str) -> str:
+        if distribution_name in packages:
+            raise importlib.metadata.PackageNotFoundError(distribution_name)
+        return installed(distribution_name)
+
+    importlib.metadata.version = version
+
+
 def main(descriptor: int, work: Callable[[Request], None] = work) -> None:
-    """Serve the owner at the other end of the socket `descriptor`."""
-    sys.modules.update(dict.fromkeys(HIDDEN))  # type: ignore[arg-type]
+    """Serve the owner at the other end of the socket `descriptor`; never returns."""
+    hide(HIDDEN)
+    # What is here after the imports stays: nobody need look for garbage meanwhile, which takes a fifth of
+    # their time; children need not scan it, and pages that are not touched are not copied.
+    gc.disable()
     for module in PRELOAD:
         importlib.import_module(module)
     require_one_thread()
-    # What is here now stays: children need not scan it, and pages that are not touched are not copied.
-    gc.collect()
     gc.freeze()
+    gc.enable()
     Zygote(socket.socket(fileno=descriptor), work).serve()
+    os._exit(0)  # to take torch apart, module by module, would keep the owner waiting
 
 
 if __name__ == "__main__":

@@ -10,11 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
 
+from tasks.engines import Place, launched_ahead
 from tasks.launcher import Launcher, LauncherError
+from tasks.training import Room
 from tasks.zygote import exit_code
 from xlstm.config import TransformerConfig
 from xlstm.data import Corpus, CorpusSpec, prepare_corpus
@@ -247,6 +250,45 @@ def test_a_zygote_that_cannot_start_says_why(tmp_path: Path) -> None:
         pytest.raises(LauncherError, match=r"cannot be started: ImportError: torch is not installed"),
     ):
         launcher.run(job(tmp_path, "ok"), timeout_s=5)
+
+
+def test_a_zygote_that_nobody_asked_is_not_waited_for(tmp_path: Path) -> None:
+    """It may be importing still, and hears of its owner's end only then."""
+    say = "pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))"
+    busy = f"import os, pathlib, sys, time; {say}; time.sleep(60)"
+    launcher = Launcher((sys.executable, "-c", busy, str(tmp_path / "pid")))
+    zygote = child_of(tmp_path)
+    launcher.close()
+    assert not alive(zygote)
+    launcher.close()
+
+
+def test_an_engine_that_is_wanted_starts_ahead_and_is_the_one_that_trains() -> None:
+    here = Place(launch=Launcher, room=cast(Room, None), at_once=1)
+    before = set(psutil.Process().children())
+    with launched_ahead(here, wanted=False) as launch:
+        assert launch is Launcher
+        assert set(psutil.Process().children()) == before
+    with launched_ahead(here, wanted=True) as launch:
+        (zygote,) = set(psutil.Process().children()) - before
+        assert launch() is launch()
+    assert not alive(zygote.pid)
+
+
+HIDING = """
+import importlib.metadata, importlib.util
+from tasks.zygote import HIDDEN, hide
+assert all(importlib.util.find_spec(name) for name in HIDDEN)
+hide(HIDDEN)
+assert not any(importlib.util.find_spec(name) for name in HIDDEN)
+from lightning_utilities.core.imports import RequirementCache
+assert not any(RequirementCache(name) for name in HIDDEN)
+assert RequirementCache("torch") and importlib.metadata.version("numpy")
+"""
+
+
+def test_what_is_hidden_looks_as_if_it_were_not_installed() -> None:
+    subprocess.run([sys.executable, "-c", HIDING], check=True)
 
 
 OWNER = """

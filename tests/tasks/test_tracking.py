@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from filelock import FileLock
 
 from tasks import tracking
@@ -79,3 +80,31 @@ def test_a_sweep_has_one_run_with_what_it_found(tracked: State, tmp_path: Path) 
     assert run.data.metrics == {"mlstm-64/optimum_N": 1e5}
     stored = tracking.client(tracked.tracking_uri).get_experiment(experiment)
     assert stored.tags[tracking.NOTE] == "**tiny**"
+
+
+def test_the_guess_names_what_is_settled_and_no_more(tracked: State) -> None:
+    client = tracking.client(tracked.tracking_uri)
+    assert tracking.seem_settled(tracked, [])
+    for key, end in {"done": "FINISHED", "cut": "KILLED", "bad": "FAILED", "gone": "FINISHED"}.items():
+        run_id = start(tracked, key, loss=1.0)
+        client.set_tag(run_id, tracking.FAILURE, "diverged" if key == "bad" else "killed")
+        client.set_tag(run_id, tracking.ERROR, "why")
+        client.set_terminated(run_id, end)
+        if key == "gone":
+            client.delete_run(run_id)
+    start(tracked, "running")
+    known = tracking.settled(tracked)
+    for key in ("done", "cut", "bad", "gone", "running", "never"):
+        assert tracking.seem_settled(tracked, [key]) == (key in {*known.finished, *known.diverged}), key
+    assert tracking.seem_settled(tracked, ["done", "bad"])
+    assert not tracking.seem_settled(tracked, ["done", "never"])
+
+
+def test_where_nothing_can_be_read_there_is_no_early_start(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tracking.seem_settled(state, ["any"])  # no database yet
+    state.tracking_db.write_text("not SQLite")
+    assert tracking.seem_settled(state, ["any"])
+    monkeypatch.setenv("ISOFLOP_TRACKING_URI", "postgresql://db/mlflow")
+    assert tracking.seem_settled(state, ["any"])
