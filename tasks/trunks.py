@@ -15,8 +15,8 @@ class Trunks:
     """Of the runs of one plan; threads may share it.
 
     A run trains its trunk on from where the one before left it, and leaves the points of all others that it
-    passes. For that it has the trunk to itself: two that start at the same moment go one after the other, and the
-    second begins where the first has brought it.
+    passes. For that it has the trunk to itself: two that start at the same moment go one after the other, and
+    the second begins where the first has brought it.
     """
 
     def __init__(self, state: State, runs: Iterable[PlannedRun] = ()) -> None:
