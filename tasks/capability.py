@@ -25,19 +25,18 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 from prefect.states import State as PrefectState
 from prefect.task_runners import ThreadPoolTaskRunner
-from pydantic import ValidationError
 
 from reports.capability import render, sentences
 from reports.provenance import Provenance
 from sweeps.capability.claims import claims
-from sweeps.capability.fields import CapabilityError
 from sweeps.capability.plan import SuiteRun, plan_suite
 from sweeps.capability.results import Outcome, Results, outcome_of
-from sweeps.capability.spec import CapabilitySpec, TextSource, find_suite, load_suite
+from sweeps.capability.spec import CapabilitySpec, TextSource, find_suite
 from sweeps.plan import PlannedRun, memory_bytes
 from sweeps.spec import Resources
 from tasks import deployments, tracking
 from tasks.artifacts import published
+from tasks.capability_spec import read_suite
 from tasks.engines import place
 from tasks.errors import UserError
 from tasks.locks import sweep_lock
@@ -47,8 +46,10 @@ from tasks.provenance import git_revision, versions
 from tasks.state import State, open_state, write_atomically
 from tasks.tracking_db import ensure_tracking_db
 from tasks.training import Hearing, Trainer
-from xlstm.capability.domains import prepare_domains
+from xlstm.capability.domains import domain_folder, prepare_domains
 from xlstm.capability.text import Domain
+from xlstm.data import load_corpus
+from xlstm.data.corpus import META
 
 TEXT_FOLDER = "capability"
 """Below the state folder's `data/`: the domains' text, which all suites share."""
@@ -88,19 +89,6 @@ class SuitePlannedRun(PlannedRun):
     def tags(self) -> dict[str, str]:
         """With the experiment that the run belongs to."""
         return {**super().tags, "isoflop.capability": self.name.partition("-")[0]}
-
-
-def read_suite(profile: str, overrides: Mapping[str, Any] | None = None) -> tuple[CapabilitySpec, Resources]:
-    """The suite of a profile, and what its runs get. CapabilityError, one line."""
-    spec = load_suite(profile, overrides)
-    try:
-        return spec, Resources.model_validate(dict(spec.resources))
-    except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(str(part) for part in fault["loc"])
-        raise CapabilityError(
-            f"{find_suite(profile).name}: resources.{key} = {fault['input']!r}: {fault['msg']}"
-        ) from error
 
 
 @contextmanager
@@ -316,16 +304,13 @@ def _spec_fields(suite: Suite) -> Any:
 
 def _text_facts(suite: Suite) -> dict[str, object]:
     """Sizes and content hashes of the domains that were read."""
-    from xlstm.capability.domains import domain_folder
-    from xlstm.data import load_corpus
-
     facts: dict[str, object] = {}
     for experiment in suite.spec.experiments:
         if not isinstance(experiment.task, TextSource):
             continue
         for name in experiment.task.domains:
             folder = domain_folder(suite.folder, name, experiment.task.max_bytes)
-            if (folder / "meta.json").exists():
+            if (folder / META).exists():
                 meta = load_corpus(folder).meta
                 facts[name] = (
                     f"{meta.train.documents + meta.validation.documents} files, {meta.train.bytes:,} bytes"
