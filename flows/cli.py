@@ -28,6 +28,7 @@ SHIPPED = {
     "isoflop-sweep": ("quick", "gpu"),
     "scaling-report": ("quick", "gpu", "paper"),
     "inference-benchmark": ("quick", "gpu", "paper"),
+    "capability-suite": ("quick", "gpu"),
 }
 """Profiles with deployments of their own, by flow; any other spec runs through the first, as a parameter."""
 
@@ -163,6 +164,18 @@ def inference(
         {"overrides": changes, "table": path},
         name=benchmark_name(read_benchmark(profile, changes), path),
         check=lambda state: None,
+    )
+
+
+@app.command()
+def capability(profile: Profile = "quick", overrides: Overrides = None) -> None:
+    """What each architecture can do: `prefect deployment run capability-suite/PROFILE`."""
+    from tasks.capability_spec import read_suite
+
+    changes = _changes(overrides)
+    suite, _ = read_suite(profile, changes)
+    _follow(
+        "capability-suite", profile, {"overrides": changes}, name=suite.name, check=lambda state: None
     )
 
 
