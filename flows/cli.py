@@ -174,9 +174,7 @@ def capability(profile: Profile = "quick", overrides: Overrides = None) -> None:
 
     changes = _changes(overrides)
     suite, _ = read_suite(profile, changes)
-    _follow(
-        "capability-suite", profile, {"overrides": changes}, name=suite.name, check=lambda state: None
-    )
+    _follow("capability-suite", profile, {"overrides": changes}, name=suite.name, check=lambda state: None)
 
 
 @app.command()
