@@ -1,7 +1,7 @@
 """A plan: the table of runs that a spec and a corpus imply, in the order in which they are trained."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import polars as pl
@@ -43,6 +43,8 @@ class PlannedRun:
     estimated_s: float
     memory_bytes: int
     """A guess of what the training takes, so that runs start only where they fit."""
+    said_before: Mapping[str, str] = field(default_factory=dict)
+    """Tags that its record is to show beside the plan's, such as a prediction."""
     begins_at: int = 0
     """Steps that a run planned before it has trained for both by then: see `share_trunks`."""
 
@@ -76,6 +78,7 @@ class PlannedRun:
             "isoflop.D": str(self.D),
             "isoflop.train_flops": repr(self.train_flops),
             "isoflop.spec": canonical_json(self.spec),
+            **self.said_before,
         }
 
 
@@ -152,7 +155,7 @@ def _group(
     sizes = sizes_around(configs, center, spec.ladder.spread, spec.ladder.sizes_per_budget)
     for position, config in enumerate(sizes):
         for seed in spec.seeds:
-            run = _planned_run(spec, config, context_length, budget, seed, data)
+            run = planned_run(spec, config, context_length, budget, seed, data)
             rest = position not in (0, len(sizes) // 2, len(sizes) - 1)  # three points make a parabola
             yield (budget, seed, rest, -run.estimated_s, context_length, spec.archs.index(arch)), run
 
@@ -177,9 +180,10 @@ def _affordable(
     return kept
 
 
-def _planned_run(
+def planned_run(
     spec: SweepSpec, config: ModelConfig, context_length: int, budget: float, seed: int, data: DataSpec
 ) -> PlannedRun:
+    """The run of one model at one budget. SpecError where the budget does not buy whole steps of it."""
     batch_size = batch_sequences(spec, budget, context_length, config.d_model)
     steps = steps_for(spec, budget, config, context_length, batch_size)
     assert steps is not None  # the rungs that are too large for the budget are left out

@@ -1,5 +1,6 @@
 """SweepSpec: what a user writes in YAML. Unknown keys and impossible values fail at once, by name."""
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -257,9 +258,14 @@ class Resources(_Section):
     runs_in_parallel: Count | None = None
     """At most so many at once; none leaves it to the cores, the memory and the GPUs that there are."""
     threads: Count = 1
-    """CPU threads of a run."""
-    gpus: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of a GPU that a run takes, where it trains on one: with 0.5, two runs share it."""
+    """CPU threads of a run, for each of its GPUs."""
+    gpus: Positive | Annotated[dict[Positive, Positive], Field(min_length=1)] = 1.0
+    """GPUs of a run, where it trains on some. With 0.5, two runs share one; 2 train a run together, on one
+    host. By size, as {1e8: 0.25, 1e9: 1, 4e9: 4}: a model takes the entry of the smallest listed N that is at
+    least its own, larger ones the last. On a CPU 2 or more are as many processes, over gloo."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """What GPUs that train a run together hold of it: replicas, or shards of its weights and its optimiser;
+    auto takes replicas where these fill half of a GPU at most."""
     timeout_s: Positive = 86_400
     hang_after_s: Positive = 600
     """A run that shows no progress for so long is ended, and resumed from its last checkpoint."""
@@ -272,6 +278,26 @@ class Resources(_Section):
     """None: this machine."""
     keep_final_checkpoint: bool = False
     """Log the final weights of every run as an artifact."""
+
+    @field_validator("gpus")
+    @classmethod
+    def _shares_or_whole(cls, gpus: float | dict[float, float]) -> float | dict[float, float]:
+        for value in gpus.values() if isinstance(gpus, dict) else [gpus]:
+            if value > 1 and value != int(value):
+                raise ValueError(f"{value:g} GPUs: give a share of one, as 0.5, or a whole number")
+        return gpus
+
+    @property
+    def gpu_counts(self) -> tuple[float, ...]:
+        """What runs take, from the smallest model to the largest."""
+        return tuple(self.gpus[n] for n in sorted(self.gpus)) if isinstance(self.gpus, dict) else (self.gpus,)
+
+    def gpus_of(self, N: float) -> float:
+        """GPUs, or the share of one, of a model with N parameters."""
+        if not isinstance(self.gpus, dict):
+            return self.gpus
+        listed = sorted(self.gpus)
+        return self.gpus[next((n for n in listed if n >= N), listed[-1])]
 
 
 class HoldOutRun(_Section):
@@ -358,6 +384,19 @@ class SweepSpec(_Section):
     def budgets_of(self, context_length: int) -> list[float]:
         """The budgets at one context length, ascending."""
         return sorted(self.budgets_at.get(context_length, self.budgets))
+
+    def holdout_budget(self, context_length: int) -> float | None:
+        """FLOPs of the run that is predicted before it is trained; None where there is none."""
+        if self.holdout is None:
+            return None
+        return float(f"{self.holdout.budget_factor * max(self.budgets_of(context_length)):.6g}")
+
+    def law_settings(self) -> LawSettings:
+        """Settings of the fits; the budgets of hold-out runs are targets too."""
+        settings = self.laws.settings()
+        asked = [self.holdout_budget(context_length) for context_length in self.context_lengths]
+        new = {budget for budget in asked if budget is not None} - set(settings.target_budgets)
+        return replace(settings, target_budgets=(*settings.target_budgets, *sorted(new)))
 
     @cached_property
     def yaml(self) -> str:
