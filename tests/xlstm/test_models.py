@@ -10,7 +10,7 @@ from torch import Tensor
 from kernels.mlstm.reference import mlstm_recurrent
 from xlstm.accounting import mlstm_config, transformer_config
 from xlstm.config import MLSTMConfig, ModelConfig
-from xlstm.models import LanguageModel, adapt_checkpoint, build_model, next_token_loss
+from xlstm.models import LanguageModel, build_model, next_token_loss
 from xlstm.models.layers import RMSNorm, find_documents
 from xlstm.models.mlstm import MLSTMLayer, MultiHeadNorm
 from xlstm.models.transformer import rotate, rotation
@@ -269,23 +269,4 @@ def test_weights_survive_a_round_trip(config: ModelConfig, tmp_path: Any) -> Non
     source, target = lively(config, seed=0), lively(config, seed=1)
     torch.save(source.state_dict(), tmp_path / "weights.pt")
     target.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
-    assert torch.equal(source(tokens(1, 9)), target(tokens(1, 9)))
-
-
-def test_a_fused_hugging_face_checkpoint_loads() -> None:
-    source, target = lively(MLSTM, seed=0), lively(MLSTM, seed=1)
-    weights = dict(source.state_dict())
-    weights["backbone.embeddings.weight"] = weights.pop("embedding.weight")
-    for j in range(2):
-        block = f"backbone.blocks.{j}"
-
-        def fuse(fused: str, *parts: str, block: str = block) -> None:
-            weights[f"{block}.{fused}"] = torch.cat([weights.pop(f"{block}.{part}") for part in parts])
-
-        layer = "mlstm_layer"
-        fuse(f"{layer}.qkv_opreact.weight", *(f"{layer}.{p}.weight" for p in ("q", "k", "v", "ogate_preact")))
-        for kind in ("weight", "bias"):
-            fuse(f"{layer}.ifgate_preact.{kind}", *(f"{layer}.{g}gate_preact.{kind}" for g in "if"))
-        fuse("ffn.proj_up_gate_z.weight", "ffn.proj_up_gate.weight", "ffn.proj_up.weight")
-    target.load_state_dict(adapt_checkpoint(weights, MLSTM))
     assert torch.equal(source(tokens(1, 9)), target(tokens(1, 9)))

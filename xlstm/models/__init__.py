@@ -6,10 +6,10 @@
     logits, state = model.extend(tokens, state)     # piece by piece
 
 `layers` holds what both share, `mlstm` and `transformer` their backbones, `language_model` what is around
-them. Weights of the mLSTM have the names of xlstm_large; `checkpoints` reads those of Hugging Face too.
+them, `decoding` what generation keeps. Weights of the mLSTM have the names of xlstm_large;
+`xlstm.checkpoints` reads and writes those of others.
 """
 
-from xlstm.models.checkpoints import adapt_checkpoint
 from xlstm.models.language_model import LanguageModel, build_model, next_token_loss
 
-__all__ = ["LanguageModel", "adapt_checkpoint", "build_model", "next_token_loss"]
+__all__ = ["LanguageModel", "build_model", "next_token_loss"]

@@ -3,7 +3,6 @@
 The folder holds MLflow's MLmodel file and `data/` with the run's spec and its weights. Nothing is pickled.
 """
 
-import json
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -15,11 +14,9 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from xlstm.models import build_model
-from xlstm.run_spec import RunSpec, canonical_json, run_spec_from_dict
-
-MODEL = "model"
-_DATA, _SPEC, _WEIGHTS = "data", "spec.json", "model.pt"
+from xlstm.checkpoints import ours
+from xlstm.checkpoints.ours import DATA, MODEL, SPEC, WEIGHTS
+from xlstm.run_spec import RunSpec, canonical_json
 
 
 def save_model(weights: Mapping[str, Tensor], spec: RunSpec, run_dir: Path) -> Path:
@@ -28,10 +25,10 @@ def save_model(weights: Mapping[str, Tensor], spec: RunSpec, run_dir: Path) -> P
     MLflow's own writer would import pandas, which a training does without.
     """
     folder = run_dir / MODEL
-    (folder / _DATA).mkdir(parents=True, exist_ok=True)
-    torch.save(weights, folder / _DATA / _WEIGHTS)
-    (folder / _DATA / _SPEC).write_text(canonical_json(spec) + "\n", encoding="utf-8")
-    flavor = {"loader_module": __name__, "data": _DATA, "python_version": platform.python_version()}
+    (folder / DATA).mkdir(parents=True, exist_ok=True)
+    torch.save(weights, folder / DATA / WEIGHTS)
+    (folder / DATA / SPEC).write_text(canonical_json(spec) + "\n", encoding="utf-8")
+    flavor = {"loader_module": __name__, "data": DATA, "python_version": platform.python_version()}
     description = {
         "flavors": {"python_function": flavor},
         "mlflow_version": version("mlflow"),
@@ -42,12 +39,10 @@ def save_model(weights: Mapping[str, Tensor], spec: RunSpec, run_dir: Path) -> P
 
 
 def load_model(folder: Path, device: str | torch.device = "cpu") -> nn.Module:
-    """The model of a folder that `save_model` wrote, ready to evaluate."""
-    data = folder / _DATA if (folder / _DATA).is_dir() else folder
-    spec = run_spec_from_dict(json.loads((data / _SPEC).read_text(encoding="utf-8")))
-    model = build_model(spec.model)
-    model.load_state_dict(torch.load(data / _WEIGHTS, map_location="cpu", weights_only=True))
-    return model.to(device).eval()
+    """The model of a folder that `save_model` wrote, ready to evaluate; CheckpointError where it is none."""
+    data = folder / DATA if (folder / DATA).is_dir() else folder
+    model, _ = ours.read(data)
+    return model.to(device)
 
 
 class TokenScorer:
