@@ -130,7 +130,10 @@ class Clock:
         return _Clock()
 
 
-def train_ours(case: Row, steps: int, blocks: int | None = None, profile: bool = False) -> Row:
+def train_ours(
+    case: Row, steps: int, blocks: int | None = None, profile: bool = False, clock: Any = None
+) -> Row:
+    """Train for so many steps after the warm-up; `clock`: a callback of the caller's instead of ours."""
     from dataclasses import replace
 
     from lightning.pytorch import Trainer
@@ -161,13 +164,13 @@ def train_ours(case: Row, steps: int, blocks: int | None = None, profile: bool =
     with torch.device(DEVICE):
         model = build_model(config)
     module = TrainingModule(model, optimizer, 10**6, case["sequences"], micro_batch, execution=execution)
-    clock = Clock(WARM_UP, last, profile)
+    own = Clock(WARM_UP, last, profile)
     strict: Any = "warn" if case["contender"] == "ours xLSTM" else execution.deterministic
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     trainer = Trainer(
         accelerator="gpu" if ON_GPU else "cpu", devices=1, precision="bf16-mixed", max_steps=last + profile,
-        max_epochs=-1, gradient_clip_val=0.5, callbacks=[clock], deterministic=strict if ON_GPU else None,
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        max_epochs=-1, gradient_clip_val=0.5, callbacks=[clock or own],
+        deterministic=strict if ON_GPU else None, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         limit_val_batches=0, use_distributed_sampler=False,
     )  # fmt: skip
     stream = TokenStream(tokens(case["vocabulary"]), case["context_length"], case["sequences"], 0)
@@ -175,9 +178,9 @@ def train_ours(case: Row, steps: int, blocks: int | None = None, profile: bool =
     with kernels_for("bf16", torch.device(DEVICE)):
         trainer.fit(module, batches)
     whole = our_config(case, size)
-    row = measured(case, clock.seconds, steps, clock.loss) if steps else {}
-    if clock.kernels:
-        row["kernels"] = clock.kernels
+    row = measured(case, own.seconds, steps, own.loss) if steps and own.seconds else {}
+    if own.kernels:
+        row["kernels"] = own.kernels
     row["N"] = count_parameters(whole)
     row["flops_per_step"] = training_flops(
         whole, case["context_length"], spec.batch_size * spec.context_length
