@@ -8,6 +8,7 @@ import torch
 
 Backend = Literal["reference", "triton"]
 ENVIRONMENT_VARIABLE = "ISOFLOP_KERNELS"
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def choose_backend(backend: str | None, device: torch.device) -> Backend:
@@ -21,7 +22,7 @@ def choose_backend(backend: str | None, device: torch.device) -> Backend:
         return "reference"
     if chosen != "triton":
         raise ValueError(f'kernel backend {chosen!r}: must be "reference" or "triton"')
-    if importlib.util.find_spec("triton") is None:
+    if not HAS_TRITON:
         raise ValueError('kernel backend "triton": the package triton is not installed')
     if device.type != "cuda" and not interpreted():
         raise ValueError(f'kernel backend "triton" on {device.type}: needs a GPU, or TRITON_INTERPRET=1')

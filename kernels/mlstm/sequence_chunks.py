@@ -163,22 +163,14 @@ def outputs_kernel(
 
 
 @triton.jit
-def _sum_slices(ptr, stride, SLICES: tl.constexpr):
-    total = tl.load(ptr)
-    for s in tl.static_range(1, SLICES):
-        total += tl.load(ptr + s * stride)
-    return total
-
-
-@triton.jit
 def _score_gradients(
-    scores, inverse_norm, dr_ptr, t, weights, plane,
-    QUERY: tl.constexpr, SLICES: tl.constexpr, EXACT: tl.constexpr,
+    scores, inverse_norm, dr_ptr, t, weights,
+    QUERY: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """(dh v / norm + dr) W, without the factor 1 / sqrt(K); queries along axis QUERY."""
     scores *= tl.expand_dims(inverse_norm, 1 - QUERY)
     if EXACT:
-        scores += tl.expand_dims(_sum_slices(dr_ptr + t, plane, SLICES), 1 - QUERY)
+        scores += tl.expand_dims(tl.load(dr_ptr + t), 1 - QUERY)
     return scores * weights
 
 
@@ -194,7 +186,7 @@ def _query_gradient(
     q_ptr, k_ptr, v_ptr, g_ptr, q_st, k_st, v_st, g_st, rows_ptr, norms_ptr, dr_ptr, C_ptr, n_ptr,
     dq_ptr, dq_st, dots_ptr, d, m0, length, plane, scale,
     K: tl.constexpr, V: tl.constexpr, VP: tl.constexpr, BM: tl.constexpr, BR: tl.constexpr,
-    BD: tl.constexpr, SLICES: tl.constexpr, EXACT: tl.constexpr, PRECISION: tl.constexpr,
+    BD: tl.constexpr, EXACT: tl.constexpr, PRECISION: tl.constexpr,
     PRECISE: tl.constexpr,
 ):  # fmt: skip
     row = m0 + tl.arange(0, BM)
@@ -202,10 +194,10 @@ def _query_gradient(
     inverse_norm = tl.load(norms_ptr + row)
     dq *= inverse_norm[:, None]
     if EXACT:
-        dq += _sum_slices(dr_ptr + row, plane, SLICES)[:, None] * tl.load(n_ptr + d)[None, :]
+        dq += tl.load(dr_ptr + row)[:, None] * tl.load(n_ptr + d)[None, :]
     dq *= tl.load(rows_ptr + 2 * plane + row)[:, None]
     weights = _weights(rows_ptr, plane, row, row, 0, PRECISE)
-    scores = _score_gradients(scores, inverse_norm, dr_ptr, row, weights, plane, 0, SLICES, EXACT)
+    scores = _score_gradients(scores, inverse_norm, dr_ptr, row, weights, 0, EXACT)
     scores, own = _without_diagonal(scores, row)
     k = _tokens(k_ptr, row, k_st, d, length, K, K % BD == 0)
     dq = tl.dot(scores.to(k.dtype), k, dq, input_precision=PRECISION)
@@ -213,7 +205,7 @@ def _query_gradient(
         column = n0 + tl.arange(0, BM)
         scores = _product(g_ptr, g_st, row, v_ptr, v_st, column, length, V, BM, BR, PRECISION)
         weights = _weights(rows_ptr, plane, row, column, 0, PRECISE)
-        scores = _score_gradients(scores, inverse_norm, dr_ptr, row, weights, plane, 0, SLICES, EXACT)
+        scores = _score_gradients(scores, inverse_norm, dr_ptr, row, weights, 0, EXACT)
         k = _tokens(k_ptr, column, k_st, d, length, K, K % BD == 0)
         dq = tl.dot(scores.to(k.dtype), k, dq, input_precision=PRECISION)
     q = _tokens(q_ptr, row, q_st, d, length, K, K % BD == 0)
@@ -227,18 +219,18 @@ def _key_gradient(
     q_ptr, k_ptr, v_ptr, g_ptr, q_st, k_st, v_st, g_st, rows_ptr, norms_ptr, dr_ptr, dC_ptr, dn_ptr,
     dk_ptr, dk_st, dots_ptr, slices, d, m0, length, plane, scale,
     K: tl.constexpr, V: tl.constexpr, KP: tl.constexpr, VP: tl.constexpr, L: tl.constexpr, BM: tl.constexpr,
-    BR: tl.constexpr, BD: tl.constexpr, SLICES: tl.constexpr, EXACT: tl.constexpr, WITH_DN: tl.constexpr,
+    BR: tl.constexpr, BD: tl.constexpr, EXACT: tl.constexpr, WITH_DN: tl.constexpr,
     PRECISION: tl.constexpr, PRECISE: tl.constexpr,
 ):  # fmt: skip
     row = m0 + tl.arange(0, BM)
     scores, dk = _two_products(v_ptr, v_st, g_ptr, g_st, dC_ptr, row, length, 1, VP, V, BM, BR, BD, PRECISION)
     if WITH_DN:
-        dk += _sum_slices(dn_ptr + d, plane // L * KP, SLICES)[None, :]
+        dk += tl.load(dn_ptr + d)[None, :]
     dk *= tl.load(rows_ptr + 3 * plane + row)[:, None]
     k = _tokens(k_ptr, row, k_st, d, length, K, K % BD == 0)
     tl.store(dots_ptr + 2 * slices * plane + row, tl.sum(dk * k, 1) * scale)
     weights = _weights(rows_ptr, plane, row, row, 1, PRECISE)
-    scores = _score_gradients(scores, tl.load(norms_ptr + row), dr_ptr, row, weights, plane, 1, SLICES, EXACT)
+    scores = _score_gradients(scores, tl.load(norms_ptr + row), dr_ptr, row, weights, 1, EXACT)
     scores, own = _without_diagonal(scores, row)
     q = _tokens(q_ptr, row, q_st, d, length, K, K % BD == 0)
     dk = tl.dot(scores.to(q.dtype), q, dk, input_precision=PRECISION)
@@ -247,7 +239,7 @@ def _key_gradient(
         scores = _product(v_ptr, v_st, row, g_ptr, g_st, column, length, V, BM, BR, PRECISION)
         weights = _weights(rows_ptr, plane, column, row, 1, PRECISE)
         inverse_norm = tl.load(norms_ptr + column)
-        scores = _score_gradients(scores, inverse_norm, dr_ptr, column, weights, plane, 1, SLICES, EXACT)
+        scores = _score_gradients(scores, inverse_norm, dr_ptr, column, weights, 1, EXACT)
         q = _tokens(q_ptr, column, q_st, d, length, K, K % BD == 0)
         dk = tl.dot(scores.to(q.dtype), q, dk, input_precision=PRECISION)
     k = _tokens(k_ptr, row, k_st, d, length, K, K % BD == 0)
@@ -283,9 +275,8 @@ def _value_gradient(
 
 @triton.jit
 def _end_product(
-    C_ptr, n_ptr, dC_ptr, dn_ptr, v0, dn_slice,
-    KP: tl.constexpr, VP: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr, SLICES: tl.constexpr,
-    WITH_DN: tl.constexpr,
+    C_ptr, n_ptr, dC_ptr, dn_ptr, v0,
+    KP: tl.constexpr, VP: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr, WITH_DN: tl.constexpr,
 ):  # fmt: skip
     """A slice's share of <C, dC> + <n, dn>: a state at the start of a chunk, a gradient at its end."""
     d_v = v0 + tl.arange(0, BD)
@@ -295,7 +286,7 @@ def _end_product(
         at = d_k[:, None] * VP + d_v[None, :]
         total += tl.sum(tl.load(C_ptr + at).to(tl.float32) * tl.load(dC_ptr + at), 1)
         if WITH_DN:
-            total += tl.where(v0 == 0, tl.load(n_ptr + d_k), 0) * _sum_slices(dn_ptr + d_k, dn_slice, SLICES)
+            total += tl.where(v0 == 0, tl.load(n_ptr + d_k), 0) * tl.load(dn_ptr + d_k)
     return tl.sum(total, 0)
 
 
@@ -306,7 +297,7 @@ def gradients_kernel(
     q_sb, q_st, q_sh, k_sb, k_st, k_sh, v_sb, v_st, v_sh, g_sb, g_st, g_sh, S, NC, CH, H, scale,
     K: tl.constexpr, V: tl.constexpr, KP: tl.constexpr, VP: tl.constexpr, L: tl.constexpr,
     BM: tl.constexpr, BRK: tl.constexpr, BRV: tl.constexpr, BDK: tl.constexpr, BDV: tl.constexpr,
-    SLICES: tl.constexpr, EXACT: tl.constexpr, WITH_DN: tl.constexpr,
+    EXACT: tl.constexpr, WITH_DN: tl.constexpr,
     VARLEN: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr, PRECISE: tl.constexpr,
 ):  # fmt: skip
     """dq, dk, dv and what the gates need of the states: programs of four kinds side by side, so that they
@@ -314,7 +305,7 @@ def gradients_kernel(
 
     dots (4, slices of K, chunks, H, L): shares of q dq and of k dk, both without what a token reads of
     itself; that; the part of k dk that comes through the state. ends (slices of V, chunks, H): of the
-    gradient of the decay of what was there before the chunk. SLICES: of V, in dr and dn.
+    gradient of the decay of what was there before the chunk.
     """
     k_slices: tl.constexpr = KP // BDK
     v_slices: tl.constexpr = VP // BDV
@@ -331,8 +322,8 @@ def gradients_kernel(
     if tile >= kinds * (L // BM):
         if length > 0:
             end = _end_product(
-                C_ptr + chunk_head * KP * VP, n_ptr + chunk_head * KP, dC_ptr, dn_ptr, kind * BDV, plane * KP,
-                KP, VP, BRK, BDV, SLICES, WITH_DN,
+                C_ptr + chunk_head * KP * VP, n_ptr + chunk_head * KP, dC_ptr, dn_ptr, kind * BDV,
+                KP, VP, BRK, BDV, WITH_DN,
             )  # fmt: skip
             tl.store(ends_ptr + kind * plane + chunk_head, end * tl.load(bounds_ptr + chunk_head) * scale)
         return
@@ -353,7 +344,7 @@ def gradients_kernel(
             q_ptr, k_ptr, v_ptr, g_ptr, q_st, k_st, v_st, g_st, rows_ptr, norms_ptr, dr_ptr,
             C_ptr + (chunk_head * KP + kind * BDK) * VP, n_ptr + chunk_head * KP,
             dq_ptr + out * K, H * K, dots_ptr, kind * BDK + tl.arange(0, BDK), m0, length, plane, scale,
-            K, V, VP, BM, BRV, BDK, SLICES, EXACT, PRECISION, PRECISE,
+            K, V, VP, BM, BRV, BDK, EXACT, PRECISION, PRECISE,
         )  # fmt: skip
     elif kind < 2 * k_slices:
         _key_gradient(
@@ -361,7 +352,7 @@ def gradients_kernel(
             dC_ptr + (kind - k_slices) * BDK * VP, dn_ptr,
             dk_ptr + out * K, H * K, dots_ptr, k_slices, (kind - k_slices) * BDK + tl.arange(0, BDK),
             m0, length, plane, scale,
-            K, V, KP, VP, L, BM, BRV, BDK, SLICES, EXACT, WITH_DN, PRECISION, PRECISE,
+            K, V, KP, VP, L, BM, BRV, BDK, EXACT, WITH_DN, PRECISION, PRECISE,
         )  # fmt: skip
     else:
         _value_gradient(

@@ -229,7 +229,7 @@ def rows_kernel(
 def gate_gradients_kernel(
     i_ptr, f_ptr, dots_ptr, ends_ptr, norms_ptr, dr_ptr, di_ptr, df_ptr, cu_ptr, first_ptr, owner_ptr,
     i_sb, i_st, i_sh, f_sb, f_st, f_sh, S, NC, CH, H, cap, eps,
-    L: tl.constexpr, SLICES: tl.constexpr, V_SLICES: tl.constexpr, ENDS: tl.constexpr, EXACT: tl.constexpr,
+    L: tl.constexpr, SLICES: tl.constexpr, ENDS: tl.constexpr, EXACT: tl.constexpr,
     HAS_CAP: tl.constexpr, SIGMOID: tl.constexpr, VARLEN: tl.constexpr,
 ):  # fmt: skip
     """One program a chunk and head: the gradients of the pre-activations i and f, (B, S, H) each.
@@ -268,9 +268,7 @@ def gate_gradients_kernel(
         k_state += tl.load(dots_ptr + (3 * SLICES + s) * plane, mask=inside, other=0)
     if EXACT:
         norms_ptr += pid.to(tl.int64) * L + t
-        dr = tl.zeros([L], tl.float32)
-        for s in tl.static_range(V_SLICES):
-            dr += tl.load(dr_ptr + pid.to(tl.int64) * L + s * plane + t, mask=inside, other=0)
+        dr = tl.load(dr_ptr + pid.to(tl.int64) * L + t, mask=inside, other=0)
         sign = tl.load(norms_ptr + plane, mask=inside, other=0)
         own_leads = tl.load(norms_ptr + 2 * plane, mask=inside, other=0) * tl.abs(sign) > 0
         own = tl.where(own_leads, -dr * sign * eps - q_dq, own)

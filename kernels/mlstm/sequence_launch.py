@@ -9,10 +9,12 @@ from torch import Tensor
 from kernels.mlstm.sequence_chunks import gradients_kernel, outputs_kernel
 from kernels.mlstm.sequence_configs import WARPS, SequenceConfig, WalkBlocks, block_width, segments
 from kernels.mlstm.sequence_gates import bounds_kernel, gate_gradients_kernel, rows_kernel, scan_kernel
+from kernels.mlstm.sequence_norms import norm_gradients_kernel
 from kernels.mlstm.sequence_shapes import Documents, Options, Saved, Shape
 from kernels.mlstm.sequence_states import state_gradients_kernel, states_kernel
 
 SCAN_TILE = 128
+NORM_TOKENS, NORM_WIDTH = 16, 256
 
 State = tuple[Tensor, Tensor, Tensor]
 
@@ -81,8 +83,6 @@ class Walk(NamedTuple):
     """Grid of a walk over the chunks, and what goes from its first launch to its second."""
 
     tile: tuple[int, int]
-    slices: int
-    """Of V."""
     programs: int
     segments: int
     sums: tuple[Tensor, Tensor, Tensor]
@@ -92,8 +92,8 @@ class Walk(NamedTuple):
     def of(cls, problem: Problem, blocks: WalkBlocks, unused: Tensor, cut: int | None) -> "Walk":
         shape = problem.shape
         BK, BV = (block_width(width, limit) for width, limit in zip(shape.padded, blocks.tile, strict=True))
-        slices, rows = shape.padded[1] // BV, shape.sequences * shape.heads
-        programs = rows * (shape.padded[0] // BK) * slices
+        rows = shape.sequences * shape.heads
+        programs = rows * (shape.padded[0] // BK) * (shape.padded[1] // BV)
         if cut is None:
             chunks = shape.chunks // max(1, shape.sequences)
             cut = segments(programs, chunks, _processors(problem.q.device))
@@ -102,10 +102,10 @@ class Walk(NamedTuple):
             KP, VP = shape.padded
             sums = (
                 problem.new(cut, rows, KP, VP),
-                problem.new(cut, slices, rows, KP),
+                problem.new(cut, rows, KP),
                 problem.new(cut, rows),
             )
-        return cls((BK, BV), slices, programs * cut, cut, sums)
+        return cls((BK, BV), programs * cut, cut, sums)
 
     @property
     def launches(self) -> tuple[bool, ...]:
@@ -121,7 +121,6 @@ class StateGradients(NamedTuple):
     dr: Tensor
     dC0: Tensor | None
     dn0: Tensor | None
-    slices: int
 
 
 def forward(
@@ -166,7 +165,7 @@ def backward(
     states = launch_state_gradients(problem, saved, dh, h, d_final, has_initial, cut)
     dq, dk, dv, dots, ends = launch_gradients(problem, saved, states, dh)
     di, df = launch_gate_gradients(problem, saved, states, dots, ends)
-    return dq, dk, dv, di, df, states.dC0, None if states.dn0 is None else states.dn0.sum(0)
+    return dq, dk, dv, di, df, states.dC0, states.dn0
 
 
 def launch_gates(problem: Problem, saved: Saved, m0: Tensor | None) -> Tensor:
@@ -241,22 +240,32 @@ def launch_state_gradients(
     dC = torch.empty_like(saved.C)
     dn, dr = saved.n, saved.norms  # as good as any where the kernel needs none
     if exact or d_final is not None:
-        dn = problem.new(walk.slices, *problem.chunk_heads, shape.padded[0])
+        dn = problem.new(*problem.chunk_heads, shape.padded[0])
     if exact:
-        dr = problem.new(walk.slices, *problem.chunk_heads, problem.config.chunk)
+        dr = launch_norm_gradients(problem, saved, dh, h)
     dC0, dn0 = shape.state(q) if has_initial else (None, None)
-    if dn0 is not None:
-        dn0 = problem.new(walk.slices, *dn0.shape)
     for totals in walk.launches:
         state_gradients_kernel[(walk.programs,)](
-            q, dh, h, saved.rows, saved.bounds, saved.norms,
-            dC, dn, dr, dC1, dn1, dC0, dn0, *walk.sums, *problem.documents[:2],
+            q, dh, saved.rows, saved.bounds, saved.norms, dr,
+            dC, dn, dC1, dn1, dC0, dn0, *walk.sums, *problem.documents[:2],
             *_strides(q), *_strides(dh), *shape.sizes, walk.segments, problem.scale,
             **problem.products(q, dh),
             BK=walk.tile[0], BV=walk.tile[1], BT=blocks.tokens, TOTALS=totals,
             EXACT=exact, HAS_START=has_initial, HAS_END=d_final is not None, num_stages=blocks.stages,
         )  # fmt: skip
-    return StateGradients(dC, dn, dr, dC0, dn0, walk.slices)
+    return StateGradients(dC, dn, dr, dC0, dn0)
+
+
+def launch_norm_gradients(problem: Problem, saved: Saved, dh: Tensor, h: Tensor) -> Tensor:
+    """dr."""
+    shape, L = problem.shape, problem.config.chunk
+    dr = problem.new(*problem.chunk_heads, L)
+    norm_gradients_kernel[(shape.chunks * shape.heads * (L // NORM_TOKENS),)](
+        dh, h, saved.norms, dr, *problem.documents, *_strides(dh), *shape.sizes,
+        V=shape.value_width, BT=NORM_TOKENS, BV=block_width(shape.value_width, NORM_WIDTH),
+        ALIGN=_alignment(dh), **problem.constants,
+    )  # fmt: skip
+    return dr
 
 
 def launch_gradients(
@@ -277,7 +286,7 @@ def launch_gradients(
         dq, dk, dv, dots, ends, *problem.documents,
         *_strides(q), *_strides(k), *_strides(v), *_strides(dh), *shape.sizes, problem.scale,
         **problem.products(q, k, v, dh), BM=blocks.rows, BRK=BRK, BRV=BRV, BDK=BDK, BDV=BDV,
-        SLICES=states.slices, EXACT=problem.options.exact_norm, WITH_DN=states.dn is not saved.n,
+        EXACT=problem.options.exact_norm, WITH_DN=states.dn is not saved.n,
         PRECISE=problem.precise, num_stages=blocks.stages,
     )  # fmt: skip
     return dq, dk, dv, dots, ends
@@ -292,7 +301,7 @@ def launch_gate_gradients(
     gate_gradients_kernel[(shape.chunks * shape.heads,)](
         i, f, dots, ends, saved.norms, states.dr, di, df, *problem.documents,
         *_strides(i), *_strides(f), *shape.sizes, problem.options.gate_soft_cap or 1.0, problem.options.eps,
-        **problem.constants, **problem.gates, SLICES=dots.shape[1], V_SLICES=states.slices,
+        **problem.constants, **problem.gates, SLICES=dots.shape[1],
         ENDS=ends.shape[0], EXACT=problem.options.exact_norm, num_warps=1,
     )  # fmt: skip
     return di, df

@@ -45,15 +45,13 @@ def _segment_span(segment, segments, length, L: tl.constexpr):
 
 @triton.jit
 def _resume(
-    C, n, s, at, rows, slice_v, n_rows, d_k, d_v, sums_ptr, sums_n_ptr, sums_keep_ptr,
-    KP: tl.constexpr, VP: tl.constexpr,
-):  # fmt: skip
-    """The state after segment s from the one before it. rows: sequences times heads; n_rows: times slices of
-    V."""
+    C, n, s, at, rows, d_k, d_v, sums_ptr, sums_n_ptr, sums_keep_ptr, KP: tl.constexpr, VP: tl.constexpr
+):
+    """The state after segment s from the one before it. rows: sequences times heads."""
     keep = tl.load(sums_keep_ptr + s * rows + at)
     there = (s * rows + at).to(tl.int64)
     C = C * keep + tl.load(sums_ptr + (there * KP + d_k[:, None]) * VP + d_v[None, :])
-    n = n * keep + tl.load(sums_n_ptr + (s * n_rows + slice_v * rows + at).to(tl.int64) * KP + d_k)
+    n = n * keep + tl.load(sums_n_ptr + there * KP + d_k)
     return C, n
 
 
@@ -70,7 +68,7 @@ def states_kernel(
     """C (chunks, H, KP, VP) and n (chunks, H, KP) at the start of every chunk; C1, n1 of the sequence's end.
 
     With TOTALS instead, of every segment but the last: sums (segments, sequences, H, KP, VP), sums_n
-    (segments, 1, sequences, H, KP) and sums_keep (segments, sequences, H), from which the other launch starts
+    (segments, sequences, H, KP) and sums_keep (segments, sequences, H), from which the other launch starts
     its segments.
     """
     sequence, head, segment, k0, slice_v = _place(tl.program_id(0), segments, H, KP, VP, BK, BV)
@@ -98,7 +96,7 @@ def states_kernel(
             )
             n += tl.load(n0_ptr + at.to(tl.int64) * K + d_k, mask=d_k < K, other=0)
         for s in range(segment):
-            C, n = _resume(C, n, s, at, rows, 0, rows, d_k, d_v, sums_ptr, sums_n_ptr, sums_keep_ptr, KP, VP)
+            C, n = _resume(C, n, s, at, rows, d_k, d_v, sums_ptr, sums_n_ptr, sums_keep_ptr, KP, VP)
     blocks: tl.constexpr = L // BT
     steps = end * blocks
     decay = 1.0
@@ -139,8 +137,8 @@ def states_kernel(
 
 @triton.jit(do_not_specialize=["q_sb", "g_sb", "S", "NC", "CH", "H", "segments", "scale"])
 def state_gradients_kernel(
-    q_ptr, g_ptr, h_ptr, rows_ptr, bounds_ptr, norms_ptr,
-    dC_ptr, dn_ptr, dr_ptr, dC1_ptr, dn1_ptr, dC0_ptr, dn0_ptr,
+    q_ptr, g_ptr, rows_ptr, bounds_ptr, norms_ptr, dr_ptr,
+    dC_ptr, dn_ptr, dC1_ptr, dn1_ptr, dC0_ptr, dn0_ptr,
     sums_ptr, sums_n_ptr, sums_keep_ptr, cu_ptr, first_ptr,
     q_sb, q_st, q_sh, g_sb, g_st, g_sh, S, NC, CH, H, segments, scale,
     K: tl.constexpr, V: tl.constexpr, KP: tl.constexpr, VP: tl.constexpr, L: tl.constexpr,
@@ -148,11 +146,9 @@ def state_gradients_kernel(
     EXACT: tl.constexpr, HAS_START: tl.constexpr, HAS_END: tl.constexpr,
     VARLEN: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """From g = dh: gradients of the states at the END of every chunk, dC (chunks, H, KP, VP) and dn.
-
-    The products h g, whose sum over V enters dn, are partial sums over the program's slice of V, and
-    everything that is linear in them stays partial: dr (slices, chunks, H, L), dn (slices, chunks, H, KP).
-    With TOTALS instead, of every segment but the first: sums as in `states_kernel`, those of n by slice.
+    """From g = dh and dr (`sequence_norms`): gradients of the states at the END of every chunk, dC (chunks,
+    H, KP, VP) and dn (chunks, H, KP). With TOTALS instead, of every segment but the first: sums as in
+    `states_kernel`.
     """
     sequence, head, segment, k0, slice_v = _place(tl.program_id(0), segments, H, KP, VP, BK, BV)
     batch, start, length, first = sequence_span(sequence, cu_ptr, first_ptr, S, NC, VARLEN)
@@ -166,26 +162,22 @@ def state_gradients_kernel(
     t = tl.arange(0, BT)
     q_ptr += tl.multiple_of(batch.to(tl.int64) * q_sb, ALIGN) + head.to(tl.int64) * q_sh
     g_ptr += tl.multiple_of(batch.to(tl.int64) * g_sb, ALIGN) + head.to(tl.int64) * g_sh
-    h_ptr += (batch.to(tl.int64) * S * H + head) * V
     k_in, v_in = (d_k < K)[:, None], (d_v < V)[None, :]
     plane = CH.to(tl.int64)
     dC = tl.zeros([BK, BV], tl.float32)
     dn = tl.zeros([BK], tl.float32)
     at = sequence * H + head
     rows = tl.num_programs(0) // ((KP // BK) * (VP // BV)) // segments
-    n_rows = rows * (VP // BV)
     if not TOTALS:
         if HAS_END:
             dC1_at = dC1_ptr + (at.to(tl.int64) * K + d_k[:, None]) * V + d_v[None, :]
             dC += tl.load(dC1_at, mask=k_in & v_in, other=0) / scale
             dn1_at = dn1_ptr + at.to(tl.int64) * K + d_k
-            dn += tl.load(dn1_at, mask=(d_k < K) & (slice_v == 0), other=0) / scale
+            dn += tl.load(dn1_at, mask=d_k < K, other=0) / scale
         used = tl.cdiv(chunks, each)
         for back in range(used - 1 - segment):
-            dC, dn = _resume(
-                dC, dn, used - 1 - back, at, rows, slice_v, n_rows, d_k, d_v,
-                sums_ptr, sums_n_ptr, sums_keep_ptr, KP, VP,
-            )  # fmt: skip
+            s = used - 1 - back
+            dC, dn = _resume(dC, dn, s, at, rows, d_k, d_v, sums_ptr, sums_n_ptr, sums_keep_ptr, KP, VP)
     blocks: tl.constexpr = L // BT
     steps = (end - begin) * blocks
     final = end * blocks - 1
@@ -213,24 +205,18 @@ def state_gradients_kernel(
                     dC_ptr + (chunk * KP + d_k[:, None]) * VP + d_v[None, :], dC.to(dC_ptr.dtype.element_ty)
                 )
                 if EXACT or HAS_END:
-                    tl.store(dn_ptr + (slice_v * plane + chunk) * KP + d_k, dn)
+                    tl.store(dn_ptr + chunk * KP + d_k, dn, mask=(slice_v == 0) & (d_k < KP))
             dn *= keep
             dC *= keep
             decay *= keep
         if EXACT:
-            h_at = h_ptr + token * H * V + t[:, None] * (H * V) + d_v[None, :]
-            h = tl.load(h_at, mask=inside & v_in, other=0)
-            sign = tl.load(norms_ptr + plane * L + row)
-            dr = -tl.sum(g.to(tl.float32) * h, 1) * inverse_norm * sign
-            if not TOTALS:
-                tl.store(dr_ptr + slice_v * plane * L + row, dr, mask=(k0 == 0) & (t < BT))
-            dn += tl.sum(q.to(tl.float32) * (weight * dr)[:, None], 0)
+            dn += tl.sum(q.to(tl.float32) * (weight * tl.load(dr_ptr + row))[:, None], 0)
         weighted = (g * (weight * inverse_norm)[:, None]).to(g.dtype)
         dC = tl.dot(tl.trans(q), weighted, dC, input_precision=PRECISION)
     if TOTALS:
         there = (segment * rows + at).to(tl.int64)
         tl.store(sums_ptr + (there * KP + d_k[:, None]) * VP + d_v[None, :], dC)
-        tl.store(sums_n_ptr + (segment * n_rows + slice_v * rows + at).to(tl.int64) * KP + d_k, dn)
+        tl.store(sums_n_ptr + there * KP + d_k, dn, mask=(slice_v == 0) & (d_k < KP))
         tl.store(sums_keep_ptr + there, decay)
     elif HAS_START:  # noqa: SIM102
         if segment == 0:
@@ -239,5 +225,5 @@ def state_gradients_kernel(
                 dC * scale,
                 mask=k_in & v_in,
             )
-            dn0_at = dn0_ptr + (slice_v * rows + at).to(tl.int64) * K + d_k
-            tl.store(dn0_at, dn * scale, mask=d_k < K)
+            dn0_at = dn0_ptr + at.to(tl.int64) * K + d_k
+            tl.store(dn0_at, dn * scale, mask=(d_k < K) & (slice_v == 0))

@@ -75,7 +75,7 @@ def loop(
 
 
 @loop.register_fake
-def _(x: Tensor, *_: Any) -> tuple[Tensor, ...]:
+def _(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     batch, length, _, heads, width = x.shape
     state = x.new_empty(batch, heads, width, dtype=compute_dtype(x))
     raw = state.new_empty(length, heads, batch, 4, width)
@@ -152,7 +152,8 @@ def loop_backward(
 
 @loop_backward.register_fake
 def _(
-    dh: Tensor, du1: Tensor, dL1: Tensor, R: Tensor | None, y0: Tensor | None, h: Tensor, raw: Tensor, *_: Any
+    dh: Tensor, du1: Tensor, dL1: Tensor, R: Tensor | None, y0: Tensor | None, h: Tensor, raw: Tensor,
+    *rest: Any,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     length, heads, batch, _, width = raw.shape
     state = raw.new_empty(batch, heads, width)

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from kernels.backends import choose_backend
-from kernels.slstm import loop  # noqa: F401 (registers the operator)
+from kernels.slstm import loop, triton_op  # noqa: F401 (register the operators)
+from kernels.slstm.configs import MAX_WIDTH
 from kernels.slstm.reference import InputGate, State
 
 
@@ -41,10 +42,40 @@ def slstm(
             x, R, b, *state, input_gate == "sigmoid", normaliser
         )
     else:
-        raise NotImplementedError
+        _check_for_kernels(x)
+        h, cell, log_norm = _by_kernels(x, R, b, state, input_gate == "sigmoid", normaliser)
     if not return_final_state:
         return h
     return h, State(h[:, -1].to(cell.dtype), cell, log_norm)
+
+
+def _by_kernels(
+    x: Tensor,
+    R: Tensor | None,
+    b: Tensor | None,
+    state: tuple[Tensor | None, ...],
+    sigmoid: bool,
+    normaliser: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """h, final u and L. Under autocast x and R take its dtype."""
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    heads, width = x.shape[-2:]
+    b = x.new_zeros(heads, 4, width, dtype=torch.float32) if b is None else b.float()
+    first = [None if part is None else part.float() for part in state]
+    R = None if R is None else R.to(x.dtype)
+    saves = torch.is_grad_enabled() and any(
+        part is not None and part.requires_grad for part in (x, R, b, *first)
+    )
+    h, u1, L1, *_ = torch.ops.isoflop.slstm_forward(x, R, b, *first, sigmoid, normaliser, saves)
+    return h, u1, L1
+
+
+def _check_for_kernels(x: Tensor) -> None:
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"x is {x.dtype}: the Triton kernels take float32, bfloat16 or float16")
+    if x.shape[-1] > MAX_WIDTH:
+        raise ValueError(f"heads of {x.shape[-1]} channels: the Triton kernels take at most {MAX_WIDTH}")
 
 
 def _check(x: Tensor, R: Tensor | None, b: Tensor | None, state: State | None, input_gate: str) -> None:

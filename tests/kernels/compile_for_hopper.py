@@ -77,7 +77,7 @@ def constants(kernel: str, config: SequenceConfig) -> dict[str, Any]:
             common |= {"BR": BR[0], "BD": BD[1]}
         else:
             common |= {"BRK": BR[0], "BRV": BR[1], "BDK": BD[0], "BDV": BD[1]}
-            common |= {"SLICES": 2, "EXACT": True, "WITH_DN": True}
+            common |= {"EXACT": True, "WITH_DN": True}
     return common
 
 

@@ -75,11 +75,14 @@ def run(
     device: str | torch.device = "cpu",
     starts: bool = True,
     ends: bool = True,
+    single: bool = False,
     **options: Any,
 ) -> dict[str, Tensor]:
-    """Values, states and gradients by name. float64 for the reference: then it is the truth."""
-    wide = torch.float64 if backend == "reference" else torch.float32
-    narrow = torch.float64 if backend == "reference" else dtype
+    """Values, states and gradients by name. The reference runs in float64, and is the truth then, unless
+    `single`."""
+    truth = backend == "reference" and not single
+    wide = torch.float64 if truth else torch.float32
+    narrow = torch.float64 if truth else dtype
     leaves = [x.to(device, narrow).requires_grad_() for x in problem.inputs[:3]]
     leaves += [x.to(device, wide).requires_grad_() for x in problem.inputs[3:]]
     C0, n0, m0 = (x.to(device, wide) for x in problem.state)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels.mlstm import mlstm
-from tests.kernels.sequence_problems import NAMES, assert_close, random_problem, run
+from tests.kernels.sequence_problems import NAMES, Problem, assert_close, random_problem, run
 from xlstm.config import MLSTMConfig
 from xlstm.models.language_model import build_model, next_token_loss
 from xlstm.models.mlstm import MLSTMLayer
@@ -43,7 +43,21 @@ def check(size: tuple[int, ...], dtype: torch.dtype, i: float = 0.0, f: float = 
     problem = random_problem(*size, i=i, f=f, rows=rows, dtype=dtype, device=GPU)  # type: ignore[misc]
     poison()
     ours = run(problem, "triton", dtype=dtype, device=GPU, **options)
-    assert_close(ours, run(problem, "reference", device=GPU, **options), TOLERANCE[dtype], floor=1e-3)
+    truth = run(problem, "reference", device=GPU, **options)
+    assert_close(ours, truth, allowed(problem, truth, dtype, **options), floor=1e-3)
+
+
+def allowed(
+    problem: Problem, truth: dict[str, Tensor], dtype: torch.dtype, **options: Any
+) -> dict[str, float]:
+    """The tolerance, or four times what the reference is off in float32, where that is more: open input and
+    closed forget gates leave gradients of gates that are small differences of large terms."""
+    limits = dict.fromkeys(truth, TOLERANCE[dtype])
+    if dtype == FLOAT32:
+        plain = run(problem, "reference", single=True, device=GPU, **options)
+        for name, x in truth.items():
+            limits[name] = max(limits[name], 4 * float((plain[name] - x).norm() / x.norm().clamp_min(1e-3)))
+    return limits
 
 
 @pytest.mark.parametrize("dtype", [BFLOAT16, FLOAT32], ids=str)

@@ -1,0 +1,157 @@
+"""Which layout of the sLSTM kernels may be used here: the first that has given the right numbers here.
+
+    python -m kernels.slstm.check '{"config": "chip-8", "dtype": "bfloat16", "width": 64, ...}'
+
+is the process that tries one (`kernels.trials`): both passes, against the reference in float64.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels import trials
+from kernels.backends import interpreted
+from kernels.slstm.configs import SLSTMKernelConfig, candidates
+from kernels.slstm.reference import State
+
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-2}
+"""Far above rounding, far below what a wrong kernel does."""
+REPEATS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What is tried. Kernels are compiled for each of these."""
+
+    config: str
+    dtype: str
+    width: int
+    mixes: bool = True
+    starts: bool = False
+    """From an initial state."""
+    sigmoid: bool = False
+    normaliser: bool = True
+    trains: bool = True
+    """With what the backward pass needs, and that pass."""
+
+
+def checked_config(
+    x: Tensor, *, mixes: bool, starts: bool, sigmoid: bool, normaliser: bool, trains: bool
+) -> SLSTMKernelConfig:
+    """The layout for an x (B, S, 4, H, D). In the interpreter, the first.
+
+    Raises:
+        RuntimeError: none passes, or a CUDA graph is being captured before any was tried.
+    """
+    tried = []
+    for config in candidates(x.dtype, x.shape[-1]):
+        if x.device.type != "cuda" or interpreted():
+            return config
+        trial = Trial(
+            config=config.name, dtype=str(x.dtype).removeprefix("torch."), width=int(x.shape[-1]),
+            mixes=mixes, starts=starts, sigmoid=sigmoid, normaliser=normaliser, trains=trains,
+        )  # fmt: skip
+        tolerance = TOLERANCE[trial.dtype]
+        if trials.verdict(trial, x.device, __name__, tolerance) <= tolerance:
+            return config
+        tried.append(config.name)
+    raise RuntimeError(
+        f"no sLSTM kernel layout gives right results here for {trial}: tried {', '.join(tried)};"
+        ' the log says why; backend="reference" needs none'
+    )
+
+
+def problem_error(
+    trial: Trial,
+    device: torch.device,
+    *,
+    config: SLSTMKernelConfig | None = None,
+    batch: int = 19,
+    heads: int = 3,
+    length: int = 70,
+    repeats: int = REPEATS,
+) -> float:
+    """Largest relative error of h, final state and gradients; infinite if any is not finite or changes
+    between runs. `config`, if it is not in the table. The last program has few sequences."""
+    dtype = getattr(torch, trial.dtype)
+    config = config or _named(trial, dtype)
+    generator = torch.Generator("cpu").manual_seed(length)
+
+    def draw(*shape: int, to: torch.dtype = torch.float32) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(to).to(device)
+
+    D = trial.width
+    inputs = {"x": draw(batch, length, 4, heads, D, to=dtype)}
+    if trial.mixes:
+        inputs["R"] = (draw(heads, D, 4, D) * D**-0.5).to(dtype)
+    inputs["b"] = draw(heads, 4, D) + torch.tensor([0.0, 2.0, 0.0, 0.0], device=device)[:, None]
+    if trial.starts:
+        inputs |= {name: draw(batch, heads, D) for name in State._fields}
+    entering = [draw(batch, length, heads, D, to=dtype), draw(batch, heads, D), draw(batch, heads, D)]
+    expected = _expected(trial, inputs, entering)
+    return trials.largest_error(lambda: _ours(trial, config, inputs, entering), expected, device, repeats)
+
+
+def _named(trial: Trial, dtype: torch.dtype) -> SLSTMKernelConfig:
+    return next(c for c in candidates(dtype, trial.width) if c.name == trial.config)
+
+
+def _ours(
+    trial: Trial, config: SLSTMKernelConfig, inputs: dict[str, Tensor], entering: list[Tensor]
+) -> list[Tensor]:
+    from kernels.slstm.launch import backward, forward
+
+    x, R, b = inputs["x"], inputs.get("R"), inputs["b"]
+    state = (inputs["y"], inputs["cell"], inputs["log_norm"]) if trial.starts else None
+    kind = (trial.sigmoid, trial.normaliser)
+    h, u1, L1, saved = forward(x, R, b, state, *kind, trial.trains, config)
+    if not trial.trains:
+        return [h, u1, L1] if trial.normaliser else [h, u1]
+    y0, u0 = (state[0], state[1]) if state else (None, None)
+    dh, du1, dL1 = entering
+    dx, dR, db, dy0, du0, dL0 = backward(dh, du1, dL1, R, y0, u0, h, saved, *kind, config)
+    first = [dy0] if trial.mixes else []
+    first += [du0, dL0] if trial.normaliser else [du0]
+    return [
+        h, u1, *([L1] if trial.normaliser else []), dx, *([dR] if trial.mixes else []), db,
+        *(first if trial.starts else []),
+    ]  # fmt: skip
+
+
+def _expected(trial: Trial, inputs: dict[str, Tensor], entering: list[Tensor]) -> list[Tensor]:
+    from kernels.slstm.operator import slstm
+
+    with torch.enable_grad():
+        leaves: dict[str, Any] = {name: part.cpu().double().requires_grad_() for name, part in inputs.items()}
+        state = State(*(leaves[name] for name in State._fields)) if trial.starts else None
+        h, final = slstm(
+            leaves["x"], leaves.get("R"), leaves["b"], initial_state=state, return_final_state=True,
+            input_gate="sigmoid" if trial.sigmoid else "exp", normaliser=trial.normaliser,
+            backend="reference",
+        )  # fmt: skip
+        outputs = [h, final.cell] + ([final.log_norm] if trial.normaliser else [])
+        if not trial.trains:
+            return [part.detach() for part in outputs]
+        wanted = [
+            name for name in leaves
+            if not (name == "y" and not trial.mixes) and not (name == "log_norm" and not trial.normaliser)
+        ]  # fmt: skip
+        weights = [part.cpu().double() for part in entering[: len(outputs)]]
+        grads = torch.autograd.grad(outputs, [leaves[name] for name in wanted], weights)
+    return [*(part.detach() for part in outputs), *grads]
+
+
+def main(request: str) -> None:
+    """Try what the request says."""
+    fields = json.loads(request)
+    device = torch.device("cuda", fields.pop("device"))
+    with torch.cuda.device(device), torch.no_grad():
+        trials.answer(problem_error(Trial(**fields), device))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
