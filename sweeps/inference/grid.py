@@ -9,7 +9,7 @@ import polars as pl
 from sweeps.inference.spec import BenchmarkSpec, Size
 from sweeps.inference.table import complete
 from sweeps.spec import Arch, pick
-from xlstm.accounting import count_parameters, mlstm_config, transformer_config
+from xlstm.accounting import mlstm_config, transformer_config
 from xlstm.config import MLSTMConfig
 from xlstm.timing.points import Point, TimedModel
 
@@ -92,21 +92,4 @@ def planned_table(points: Sequence[PlannedPoint]) -> pl.DataFrame:
 
 def planned_row(planned: PlannedPoint) -> dict[str, object]:
     """What is known of a point before it is measured, in the columns of the table."""
-    point, model = planned.point, planned.point.model
-    return {
-        "point_key": planned.key,
-        "arch": model.arch,
-        "model": planned.size,
-        "N": float(count_parameters(model)),
-        "d_model": model.d_model,
-        "num_blocks": model.num_blocks,
-        "num_heads": model.num_heads,
-        "ffn_dim": model.ffn_dim,
-        "vocab_size": model.vocab_size,
-        "chunk_size": model.chunk_size if isinstance(model, MLSTMConfig) else None,
-        "prefill_length": point.prefill_length,
-        "batch_size": point.batch_size,
-        "generated": point.generated,
-        "dtype": point.dtype,
-        "state_dtype": point.state_dtype,
-    }
+    return {"point_key": planned.key, **planned.point.describe(planned.size)}

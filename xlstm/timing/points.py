@@ -8,7 +8,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from xlstm.accounting import BytesPerElement, count_parameters, state_bytes
+from xlstm.accounting import BytesPerElement, count_parameters, parameters_by_part, state_bytes
 from xlstm.config import MLSTMConfig, TransformerConfig
 
 MEASURING_VERSION = 1
@@ -57,6 +57,37 @@ class Point:
         weights = count_parameters(self.model) * BYTES[self.dtype]
         seen = self.prefill_length + self.generated
         return weights + state_bytes(self.model, seen, batch_size=self.batch_size, bytes_per=self.stored)
+
+    @property
+    def step_bytes(self) -> float:
+        """What no decode step can do without moving: the weights, and the state read and written or the cache
+        read, in the middle of the tokens generated."""
+        embedding = parameters_by_part(self.model).embedding
+        weights = (count_parameters(self.model) - embedding) * BYTES[self.dtype]
+        seen = self.prefill_length + self.generated // 2
+        kept = state_bytes(self.model, seen, batch_size=self.batch_size, bytes_per=self.stored)
+        passes = 2 if isinstance(self.model, MLSTMConfig) else 1
+        return float(weights + passes * kept)
+
+    def describe(self, size: str) -> dict[str, Any]:
+        """The point in the columns of a table of measurements; `size` names the model."""
+        model = self.model
+        return {
+            "arch": model.arch,
+            "model": size,
+            "N": float(count_parameters(model)),
+            "d_model": model.d_model,
+            "num_blocks": model.num_blocks,
+            "num_heads": model.num_heads,
+            "ffn_dim": model.ffn_dim,
+            "vocab_size": model.vocab_size,
+            "chunk_size": model.chunk_size if isinstance(model, MLSTMConfig) else None,
+            "prefill_length": self.prefill_length,
+            "batch_size": self.batch_size,
+            "generated": self.generated,
+            "dtype": self.dtype,
+            "state_dtype": self.state_dtype,
+        }
 
     def key(self, machine: str) -> str:
         """SHA-256 of the point, of the version of the measurement and of `machine`, which names device and

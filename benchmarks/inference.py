@@ -1,0 +1,166 @@
+"""Time to first token and step time on one GPU: ours and transformers', both architectures, in one run.
+
+    python -m benchmarks.inference --json inference.json --markdown inference.md
+
+Needs torch, and triton and transformers on a GPU; nothing else of the project's dependencies. Every process
+prepares at once and measures alone. Rows are printed, and both files written, after every row; a process that
+crashes or hangs loses its own rows. `--smoke` runs tiny models on a CPU.
+"""
+
+import argparse
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.inference_cases import BATCHES, PREFILLS, SIZES, Job, make_jobs
+from benchmarks.inference_report import report, row_line
+
+LIMITS = -1
+"""In the place of a job's number: the process that measures the device's limits."""
+PREPARED_S = 150.0
+"""A process that is not ready by then is given up."""
+ENDING_S = 5.0
+
+
+class Worker:
+    """A process of the benchmark, its lines read by a thread."""
+
+    def __init__(self, arguments: list[str], number: int) -> None:
+        command = [sys.executable, "-m", "benchmarks.inference", *arguments, "--worker", str(number)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+        )
+        self.lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def next(self, timeout_s: float) -> dict[str, Any] | None:
+        """The next line; None at its end or where none came in time."""
+        try:
+            return self.lines.get(timeout=max(0.1, timeout_s))
+        except queue.Empty:
+            return None
+
+    def go(self, seconds: float) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"go {seconds}\n")
+        self.process.stdin.flush()
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.put(json.loads(line))
+        self.lines.put(None)
+
+
+def main() -> None:
+    options = _options()
+    jobs = make_jobs(
+        options.sizes,
+        options.prefills,
+        options.batches,
+        device=options.device,
+        peers=not options.no_peers,
+        generated=options.generated,
+    )
+    if options.worker is not None:
+        _work(options, jobs)
+        return
+    start = time.monotonic()
+    arguments = [argument for argument in sys.argv[1:] if argument != "--"]
+    result: dict[str, Any] = {"limits": {}, "checks": {}, "notes": [], "measurements": []}
+    prober = Worker(arguments, LIMITS)
+    result["limits"] = prober.next(PREPARED_S) or {}
+    prober.end()
+    print(f"limits {json.dumps(result['limits'])}", flush=True)
+    workers = [Worker(arguments, number) for number in range(len(jobs))]
+    try:
+        for job, worker in zip(jobs, workers, strict=True):
+            left = options.seconds - (time.monotonic() - start)
+            _measure(job, worker, left, result, options)
+    finally:
+        for worker in workers:
+            worker.end()
+    result["seconds"] = time.monotonic() - start
+    _write(result, options)
+    print(report(result))
+
+
+def _measure(
+    job: Job, worker: Worker, left_s: float, result: dict[str, Any], options: argparse.Namespace
+) -> None:
+    """Have one process measure, into `result`; what it does not reach is a note."""
+    if left_s < ENDING_S:
+        result["notes"].append(f"{job.name}: not reached in the time")
+        return
+    ready = worker.next(min(PREPARED_S, left_s))
+    if ready is None or ready.get("event") != "ready":
+        code = worker.process.poll()
+        result["notes"].append(f"{job.name}: did not get ready ({'too slow' if code is None else code})")
+        _write(result, options)
+        print(result["notes"][-1], flush=True)
+        return
+    result["checks"][job.name] = ready["checked"]
+    print(f"{job.name}: {json.dumps(ready['checked'])}", flush=True)
+    deadline = time.monotonic() + left_s - ENDING_S
+    worker.go(left_s - ENDING_S)
+    while (said := worker.next(deadline - time.monotonic())) is not None and said["event"] != "done":
+        if said["event"] == "left":
+            result["notes"].append(f"{job.name}: {said['points']} points not reached in the time")
+            continue
+        row = {name: value for name, value in said.items() if name != "event"}
+        result["measurements"].append(row)
+        _write(result, options)
+        print(row_line(row, result["limits"]), flush=True)
+    if said is None:
+        result["notes"].append(f"{job.name}: ended before its last point")
+    worker.end()
+
+
+def _write(result: dict[str, Any], options: argparse.Namespace) -> None:
+    if options.json:
+        Path(options.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if options.markdown:
+        Path(options.markdown).write_text(report(result), encoding="utf-8")
+
+
+def _work(options: argparse.Namespace, jobs: list[Job]) -> None:
+    from benchmarks import inference_worker
+
+    if options.worker == LIMITS:
+        inference_worker.limits(options.device, "bf16" if options.device == "cuda" else "fp32")
+    else:
+        inference_worker.main(jobs[options.worker])
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["160M", "400M", "1.4B"])
+    parser.add_argument("--prefills", nargs="+", type=int, default=list(PREFILLS))
+    parser.add_argument("--batches", nargs="+", type=int, default=list(BATCHES))
+    parser.add_argument("--generated", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=285.0, help="after which no new point begins")
+    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
+    parser.add_argument("--smoke", action="store_true", help="tiny models on a CPU: does everything run?")
+    parser.add_argument("--json")
+    parser.add_argument("--markdown")
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.smoke:
+        options.device, options.sizes = "cpu", ["smoke"]
+        options.prefills, options.batches, options.generated = [128, 512], [1, 4], 4
+    return options
+
+
+if __name__ == "__main__":
+    main()
