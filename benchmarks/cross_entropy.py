@@ -52,7 +52,8 @@ def contenders(on_gpu: bool) -> dict[str, Loss]:
 
 def step(loss: Loss, x: Tensor, W: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     value = loss(x, W, targets)
-    return value.detach(), *torch.autograd.grad(value, (x, W))
+    dx, dW = torch.autograd.grad(value, (x, W))
+    return value.detach(), dx, dW
 
 
 def measure(loss: Loss, inputs: tuple[Tensor, Tensor, Tensor], repeats: int) -> dict[str, Any]:

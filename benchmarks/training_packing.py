@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,8 @@ def worker(case: Case) -> None:
     class Stretches(Callback):
         left = training_worker.WARM_UP + 2
         until: float | None = None
+        start = 0.0
+        steps = 0
 
         def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
             if self.until is None:
@@ -177,20 +179,25 @@ def measure(options: argparse.Namespace) -> None:
                         options=(("compile", False), ("cuda_graph", False)))  # fmt: skip
             pair = started([case] * 2, {})
             states = [training.heard() for training in pair]
-            keep(case, "in turns", 2, next((r for r in states if "error" in r), None) or together(pair))
+            keep(case, "in turns", 2, next((r for r in states if "error" in r), {}) or together(pair))
             return
         # 1. One at a time, by what makes it fast; the compiler's cache is full for those that follow.
-        alone = [small(VOCABULARY, switches, 16) for switches in VARIANTS.values()]
-        alone += [small(VOCABULARY, VARIANTS["compiled, recorded"], 32), small(8192, VARIANTS["compiled, recorded"], 16),
-                  small(VOCABULARY, VARIANTS["compiled, recorded"], 16, OURS[1])]  # fmt: skip
-        names = [*VARIANTS, "compiled, recorded", "compiled, recorded", "compiled, recorded"]
-        trainings = started(alone, {})
+        best = VARIANTS["compiled, recorded"]
+        alone = {
+            **{small(VOCABULARY, switches, 16): name for name, switches in VARIANTS.items()},
+            small(VOCABULARY, best, 32): "compiled, recorded",
+            small(8192, best, 16): "compiled, recorded",
+            small(VOCABULARY, best, 16, OURS[1]): "compiled, recorded",
+        }
+        trainings = started(list(alone), {})
         states = [training.heard() for training in trainings]  # compiled, all of them, before one is measured
-        for case, name, training, ready in zip(alone, names, trainings, states, strict=True):
-            keep(case, name, 1, ready if "error" in ready else together([training]))
+        for case, training, ready in zip(alone, trainings, states, strict=True):
+            keep(case, alone[case], 1, ready if "error" in ready else together([training]))
             training.end()
         # 2. Several at once, in turns and through MPS: the same processes, so many of them at work.
-        for service in (nullcontext({}), shared_gpus(folder / "mps")):
+        services: list[AbstractContextManager[Mapping[str, str]]]
+        services = [nullcontext({}), shared_gpus(folder / "mps")]
+        for service in services:
             with service as variables:
                 how = "MPS" if variables else "in turns"
                 for vocabulary in (VOCABULARY, 8192):
@@ -198,10 +205,12 @@ def measure(options: argparse.Namespace) -> None:
                         return
                     case = small(vocabulary, VARIANTS["compiled, recorded"], 16)
                     pool = started([case] * COUNTS[-1], variables)
-                    ready = [training.heard() for training in pool]
-                    well = [t for t, row in zip(pool, ready, strict=True) if "error" not in row]
+                    states = [training.heard() for training in pool]
+                    well = [t for t, row in zip(pool, states, strict=True) if "error" not in row]
                     for count in COUNTS[1:] if vocabulary == VOCABULARY else (4, 8):
-                        error = next((row for row in ready if "error" in row), {"error": "too few processes"})
+                        error = next(
+                            (row for row in states if "error" in row), {"error": "too few processes"}
+                        )
                         keep(case, how, count, together(well[:count]) if len(well) >= count else error)
                     for training in pool:
                         training.end()

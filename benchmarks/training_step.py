@@ -56,10 +56,10 @@ class Worker:
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
-            ready, _, _ = select.select([self.process.stdout], [], [], timeout_s)
+            answered = bool(select.select([self.process.stdout], [], [], timeout_s)[0])
         except BrokenPipeError:
-            ready = [None]
-        if not ready:
+            answered = True  # by its end
+        if not answered:
             self.end()
             return {"error": f"not finished within {timeout_s:.0f} s"}
         line = self.process.stdout.readline()

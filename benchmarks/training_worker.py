@@ -61,7 +61,7 @@ def measured(case: Row, seconds: float, steps: int, loss: float) -> Row:
     }
 
 
-def top_kernels(step: Callable[[], None], count: int = 30) -> list[tuple[str, float, int]]:
+def top_kernels(step: Callable[[], Any], count: int = 30) -> list[tuple[str, float, int]]:
     """Of what `step` does: kernels by their time on the device: name, ms, calls."""
     kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=kinds[: 1 + ON_GPU]) as profile:
@@ -170,7 +170,8 @@ def train_ours(
     trainer = Trainer(
         accelerator="gpu" if ON_GPU else "cpu", devices=1, precision="bf16-mixed", max_steps=last + profile,
         max_epochs=-1, gradient_clip_val=0.5, callbacks=[clock or own],
-        deterministic=strict if ON_GPU else None, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        deterministic=strict if ON_GPU else None, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         limit_val_batches=0, use_distributed_sampler=False,
     )  # fmt: skip
     stream = TokenStream(tokens(case["vocabulary"]), case["context_length"], case["sequences"], 0)
