@@ -380,8 +380,8 @@ def table(rows: list[Row]) -> str:
             "|---|---|---|---|---|---|",
         ]
     for row in tuned:
-        found = (f"{row[c]:.2f}" if c in row else "wrong" for c in LAYOUT_TIMES)
-        lines.append(f"| {row['layout']} | {row['batch']} | {row['width']} | {' | '.join(found)} |")
+        spans = (f"{row[c]:.2f}" if c in row else "wrong" for c in LAYOUT_TIMES)
+        lines.append(f"| {row['layout']} | {row['batch']} | {row['width']} | {' | '.join(spans)} |")
     lines += ["", *(f"{row['contender']}: {row['failed']}" for row in rows if "failed" in row)]
     return "\n".join(lines)
 
