@@ -376,8 +376,8 @@ def table(rows: list[Row]) -> str:
     if tuned:
         lines += [
             "",
-            "| layout | batch | width | forward ms | saving | backward ms |",
-            "|---|---|---|---|---|---|",
+            "| layout | batch | width | forward, saving, ms | backward ms |",
+            "|---|---|---|---|---|",
         ]
     for row in tuned:
         spans = (f"{row[c]:.2f}" if c in row else "wrong" for c in LAYOUT_TIMES)
