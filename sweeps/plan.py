@@ -216,7 +216,8 @@ def planned_run(
 
 def memory_bytes(config: ModelConfig, N: int, tokens: int, precision: str) -> int:
     """Rough memory of a training with `tokens` a step: parameters four times, activations, logits in fp32."""
-    block = ACTIVATIONS_PER_BLOCK * config.d_model + 4 * config.ffn_dim
+    inside = max(getattr(config, "ffn_dim", 0), getattr(config, "inner_dim", 0))
+    block = ACTIVATIONS_PER_BLOCK * config.d_model + 4 * inside
     activations = config.num_blocks * block * (2 if precision == "bf16" else 4)
     logits = 3 * config.vocab_size * 4
     return PROCESS_BYTES + N * BYTES_PER_PARAMETER + tokens * (activations + logits)
