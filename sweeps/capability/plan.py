@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Literal, cast
 
@@ -16,6 +17,10 @@ from xlstm.config import ModelConfig
 from xlstm.run_spec import DataSpec, OptimizerSpec, RunSpec
 
 WIDEST = 2048
+CLOSE = 0.03
+"""Relative difference in N that is close enough."""
+FFN_BOUNDS = (0.5, 4.0)
+"""Of the width of feed-forward layers over the model's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,13 +126,32 @@ def _data(name: str, task: TaskSpec) -> DataSpec:
 
 @cache
 def sized_config(arch: str, size: Size, vocab_size: int) -> ModelConfig:
-    """The model of an architecture whose N is nearest to `size.parameters`, by its width.
+    """The model of an architecture with N near `size.parameters`: by its width, then by its feed-forward
+    layers.
 
-    CapabilityError where none is within the tolerance.
+    Of the widths whose feed-forward layers, in bounds, bring N within CLOSE, the one that needs the least of
+    it; without such layers, or where none comes so near, the nearest. CapabilityError where none is within
+    the tolerance.
     """
-    best: ModelConfig | None = None
-    off = float("inf")
-    step = 2 * size.num_heads
+    candidates = list(_candidates(arch, size, vocab_size))
+    off = {config: abs(count_parameters(config) / size.parameters - 1) for config, _ in candidates}
+    close = [(config, bent) for config, bent in candidates if off[config] <= CLOSE]
+    if close:
+        return min(close, key=lambda pair: pair[1])[0]
+    best = min(off, key=lambda config: off[config], default=None)
+    if best is None or off[best] > size.tolerance:
+        nearest = f"the nearest has {count_parameters(best):,}" if best else "there is none"
+        raise CapabilityError(
+            f"{arch}: size.parameters = {size.parameters:,}: {nearest} in {size.num_blocks} blocks of"
+            f" {size.num_heads} heads; choose another number, fewer heads, or a larger size.tolerance"
+        )
+    return best
+
+
+def _candidates(arch: str, size: Size, vocab_size: int) -> Iterator[tuple[ModelConfig, float]]:
+    """A model a width, and how far its untuned N is off, in logarithms; widths up to twice the wanted N."""
+    heads = 1 if arch == "lstm" else size.num_heads
+    step = heads * max(2, size.head_multiple if heads > 1 else 2)
     for width in range(step, WIDEST + 1, step):
         try:
             config = build_config(
@@ -140,15 +164,21 @@ def sized_config(arch: str, size: Size, vocab_size: int) -> ModelConfig:
             )
         except ValueError as error:
             raise CapabilityError(f"{arch}: no such model at width {width}: {error}") from error
-        difference = count_parameters(config) / size.parameters - 1
-        if abs(difference) < off:
-            best, off = config, abs(difference)
-        if difference > 0:
-            break
-    if best is None or off > size.tolerance:
-        nearest = f"the nearest has {count_parameters(best):,}" if best else "there is none"
-        raise CapabilityError(
-            f"{arch}: size.parameters = {size.parameters:,}: {nearest} in {size.num_blocks} blocks of"
-            f" {size.num_heads} heads; choose another number, fewer heads, or a larger size.tolerance"
-        )
-    return best
+        natural = count_parameters(config)
+        yield _tuned(config, size), abs(math.log(natural / size.parameters))
+        if natural > 2 * size.parameters:
+            return
+
+
+def _tuned(config: ModelConfig, size: Size) -> ModelConfig:
+    """The same with the feed-forward width that brings N nearest, within FFN_BOUNDS of the model's width."""
+    width: int = getattr(config, "ffn_dim", 0)
+    if not width:
+        return config
+    multiple, d = size.multiple_of, config.d_model
+    wider = replace(config, ffn_dim=width + multiple)  # type: ignore[call-arg, arg-type]
+    each = (count_parameters(wider) - count_parameters(config)) / multiple
+    wanted = width + (size.parameters - count_parameters(config)) / each
+    low, high = (math.ceil(bound * d / multiple) * multiple for bound in FFN_BOUNDS)
+    chosen = min(max(round(wanted / multiple) * multiple, low), high)
+    return replace(config, ffn_dim=chosen)  # type: ignore[call-arg, arg-type]

@@ -24,6 +24,8 @@ class Size:
     """N with embeddings."""
     num_blocks: int = 2
     num_heads: int = 2
+    head_multiple: int = 2
+    """Widths of heads are multiples of it: kernels on a GPU like 16."""
     multiple_of: int = 8
     """Of the widths of feed-forward layers."""
     tolerance: float = 0.15
