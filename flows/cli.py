@@ -13,7 +13,9 @@ from rich.console import Console
 from flows import import_command
 from flows.compare_command import compare
 from flows.durations import seconds
+from flows.export_command import export
 from flows.fit_command import fit
+from flows.generate_command import generate
 from flows.pack_command import pack, unpack
 from flows.plan_table import print_plan
 from tasks import services
@@ -200,6 +202,8 @@ def schema() -> None:
 
 app.command("fit")(fit)
 app.command("compare")(compare)
+app.command("generate")(generate)
+app.command("export")(export)
 app.command("pack")(pack)
 app.command("unpack")(unpack)
 app.add_typer(import_command.app, name="import")

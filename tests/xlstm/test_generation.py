@@ -246,6 +246,9 @@ def test_a_prompt_longer_than_memory_is_refused_in_a_sentence(
     with pytest.raises(MemoryLimitError, match=r"1 x 4096 tokens need about .* free: shorten") as refusal:
         generate(model, tokens(1, 4090), 6)
     assert "\n" not in str(refusal.value)
+    session = Session(model, 1, 8)
+    with pytest.raises(MemoryLimitError, match=r"1 x 4090 tokens need .* free: shorten"):
+        session.prefill(tokens(1, 4090))
     monkeypatch.undo()
     generate(model, tokens(1, 40), 2)
 

@@ -80,6 +80,8 @@ def stream(
     """Tokens (B,) one after the other, as they are chosen; a consumer that has enough closes the iterator."""
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens = {max_new_tokens}: must not be negative")
+    if len(prompts) and max_new_tokens:
+        session.reserve(max(len(prompt) for prompt in prompts) + max_new_tokens - 1)
     generator = None if seed is None else torch.Generator(session.device).manual_seed(seed)
     session.prefill(prompts)
     for number in range(max_new_tokens):

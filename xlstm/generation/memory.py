@@ -89,33 +89,17 @@ def available_bytes(device: torch.device) -> int:
     return free
 
 
-def refuse_what_does_not_fit(
-    model: LanguageModel,
-    *,
-    batch_size: int,
-    capacity: int,
-    prompt_length: int,
-    state_dtype: torch.dtype,
-    prefill_tokens: int,
-) -> None:
-    """MemoryLimitError where the footprint is more than what the model's device has free."""
-    device = model.embedding.weight.device
-    needed = footprint(
-        model,
-        batch_size=batch_size,
-        capacity=capacity,
-        prompt_length=prompt_length,
-        state_dtype=state_dtype,
-        prefill_tokens=prefill_tokens,
-    )
+def refuse_what_does_not_fit(needed: Footprint, device: torch.device, asked: str) -> None:
+    """MemoryLimitError where the device has less than that free; `asked` says for what it is."""
     available = available_bytes(device)
     if needed.total > available:
         raise MemoryLimitError(
-            f"{batch_size} x {capacity} tokens need about {_gib(needed.total)} ({_gib(needed.state)} state,"
-            f" {_gib(needed.prefill)} to read the prompt) and {device} has {_gib(available)} free:"
-            " shorten the prompt, ask for fewer tokens or sequences"
+            f"{asked} need about {_size(needed.total)} ({_size(needed.state)} state, {_size(needed.prefill)}"
+            f" to read the prompt) and {device} has {_size(available)} free: shorten the prompt, ask for fewer"
+            " tokens or sequences"
         )
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.3g} GiB"
+def _size(count: int) -> str:
+    unit = next((j for j in (3, 2, 1) if count >= 2 ** (10 * j)), 0)
+    return f"{count / 2 ** (10 * unit):.3g} {('B', 'KiB', 'MiB', 'GiB')[unit]}"

@@ -1,13 +1,14 @@
 """A batch of sequences under way: prefill, then a token of each at a time."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from xlstm.config import TransformerConfig
 from xlstm.generation.graphs import StepGraph
-from xlstm.generation.memory import refuse_what_does_not_fit
+from xlstm.generation.memory import footprint, refuse_what_does_not_fit
 from xlstm.generation.prompts import PromptError, Prompts, pieces, read_prompts
 from xlstm.models import LanguageModel
 
@@ -58,11 +59,12 @@ class Session:
         self.max_capacity = max_capacity
         self._limited = isinstance(model.config, TransformerConfig)
         self._check_memory = check_memory
+        self._longest_prompt = 0
         self._lengths = [0] * batch_size
         if self._limited and max_capacity is not None and capacity > max_capacity:
             raise PromptError(f"{capacity} tokens a sequence: the limit is {max_capacity}")
         self.capacity = capacity
-        self._refuse(capacity, capacity)
+        self._refuse(capacity, capacity, new_state=True)
         self.state = model.new_state(batch_size, capacity, state_dtype)
         dtype = torch.promote_types(model.lm_head.weight.dtype, torch.float32)
         self.tokens = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
@@ -89,13 +91,14 @@ class Session:
         if len(prompts) != self.batch_size:
             raise PromptError(f"{len(prompts)} prompts for {self.batch_size} sequences: give one for each")
         rows = read_prompts(prompts, self.model.config.vocab_size, self.device)
-        self._make_room(max(seen + len(row) for seen, row in zip(self._lengths, rows, strict=True)))
+        ends = [seen + len(row) for seen, row in zip(self._lengths, rows, strict=True)]
+        self._make_room(max(ends), max(len(row) for row in rows))
         longest = max(1, self.prefill_tokens // self.batch_size)
         for tokens, layout in pieces(rows, self._lengths, longest):
             logits = self.model.prefill(tokens, self.state, layout)
             rows_done = slice(None) if layout.rows is None else layout.rows
             self.logits[rows_done] = logits.to(self.logits.dtype)
-        self._set_lengths([seen + len(row) for seen, row in zip(self._lengths, rows, strict=True)])
+        self._set_lengths(ends)
         self.tokens.copy_(self.logits.argmax(-1))
         return self.logits
 
@@ -125,6 +128,11 @@ class Session:
         return chosen
 
     @torch.no_grad()
+    def reserve(self, tokens: int) -> None:
+        """Room for so many more tokens a sequence; PromptError or MemoryLimitError where there is none."""
+        self._make_room(max(self._lengths) + tokens)
+
+    @torch.no_grad()
     def reset(self) -> None:
         """Forget all sequences; buffers and the captured step stay."""
         self.state.reset()
@@ -138,15 +146,18 @@ class Session:
         self._lengths = list(lengths)
         self.state.lengths.copy_(torch.tensor(self._lengths))
 
-    def _make_room(self, needed: int) -> None:
+    def _make_room(self, needed: int, prompt_length: int = 1) -> None:
+        """For `needed` tokens a sequence, `prompt_length` of which come at once."""
         if not self._limited or needed <= self.capacity:
+            if prompt_length > self._longest_prompt:
+                self._refuse(self.capacity, prompt_length, new_state=False)
             return
         if self.max_capacity is not None and needed > self.max_capacity:
             raise PromptError(f"{needed} tokens in a sequence: the limit is {self.max_capacity}")
         capacity = max(needed, self.capacity + self.capacity // 2)
         if self.max_capacity is not None:
             capacity = min(capacity, self.max_capacity)
-        self._refuse(capacity, needed)
+        self._refuse(capacity, prompt_length, new_state=True)
         full, self.state = self.state, self.model.new_state(self.batch_size, capacity, self.state_dtype)
         tokens, logits = self.tokens.clone(), self.logits.clone()
         self._capture()
@@ -164,13 +175,22 @@ class Session:
             self._graph = StepGraph(self._forward, self.device)
             self.state.reset()
 
-    def _refuse(self, capacity: int, prompt_length: int) -> None:
-        if self._check_memory:
-            refuse_what_does_not_fit(
-                self.model,
-                batch_size=self.batch_size,
-                capacity=capacity,
-                prompt_length=prompt_length,
-                state_dtype=self.state_dtype,
-                prefill_tokens=self.prefill_tokens,
-            )
+    def _refuse(self, capacity: int, prompt_length: int, *, new_state: bool) -> None:
+        """MemoryLimitError where a prompt does not fit, or a state of this capacity where one is due."""
+        if not self._check_memory:
+            return
+        needed = footprint(
+            self.model,
+            batch_size=self.batch_size,
+            capacity=capacity,
+            prompt_length=prompt_length,
+            state_dtype=self.state_dtype,
+            prefill_tokens=self.prefill_tokens,
+        )
+        tokens = capacity if new_state else prompt_length
+        refuse_what_does_not_fit(
+            needed if new_state else replace(needed, state=0),
+            self.device,
+            f"{self.batch_size} x {tokens} tokens",
+        )
+        self._longest_prompt = max(self._longest_prompt, prompt_length)

@@ -1,0 +1,92 @@
+"""A trained model in an official layout, to publish or to load elsewhere."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tasks.errors import UserError
+from tasks.models import Found, open_model
+from tasks.state import State
+from xlstm.accounting import count_parameters
+from xlstm.checkpoints import CheckpointError, save_checkpoint
+from xlstm.data.tokenizers import TOKENIZER_FILE
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def export_model(
+    name: str,
+    folder: Path,
+    state: State,
+    *,
+    layout: str,
+    weight_mode: str = "single",
+    dtype: str | None = None,
+    tokenizer: str | None = None,
+) -> Found:
+    """Write the model of that name to a new folder, with its tokenizer and a card that says where it is from.
+
+    Raises:
+        UserError: no such model, a layout that it does not have, or a folder that is taken.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(f"--dtype {dtype}: must be one of {', '.join(DTYPES)}")
+    found = open_model(name, state, dtype=DTYPES[dtype] if dtype else None, tokenizer=tokenizer)
+    separator = None if found.tokenizer is None else found.tokenizer.separator
+    try:
+        save_checkpoint(
+            found.loaded.model,
+            folder,
+            layout,
+            weight_mode=weight_mode,  # type: ignore[arg-type]  # a user's word, checked there
+            context_length=found.context_length or 2048,
+            separator=separator,
+            extra_files=_files(found),
+        )
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+    return found
+
+
+def _files(found: Found) -> dict[str, str]:
+    files = {"README.md": _card(found)}
+    if found.tokenizer is not None:
+        text = found.tokenizer.to_json()
+        files[TOKENIZER_FILE] = text
+        files["tokenizer_config.json"] = json.dumps(_tokenizer_config(found, text), indent=1) + "\n"
+    return files
+
+
+def _tokenizer_config(found: Found, text: str) -> dict[str, Any]:
+    from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+    assert found.tokenizer is not None
+    separator = HuggingFaceTokenizer.from_str(text).id_to_token(found.tokenizer.separator)
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": separator,
+        "clean_up_tokenization_spaces": False,
+        "add_bos_token": False,
+        "add_eos_token": False,
+    }
+
+
+def _card(found: Found) -> str:
+    """README.md: what the model is, of which training."""
+    config, spec = found.loaded.model.config, found.loaded.spec
+    lines = [
+        f"# {config.arch}, {count_parameters(config) / 1e6:.1f}M parameters",
+        "",
+        f"{config.num_blocks} blocks of width {config.d_model}, vocabulary {config.vocab_size}.",
+    ]
+    if spec is not None:
+        lines += [
+            "",
+            f"Trained by Isoflop on {spec.tokens:,} tokens of `{spec.data.name}` (tokenizer"
+            f" {spec.data.tokenizer}, content {spec.data.content_hash[:12]}), context length"
+            f" {spec.context_length}, seed {spec.seed}.",
+            f"Run key: `{spec.run_key}`.",
+        ]
+    return "\n".join(lines) + "\n"
