@@ -14,6 +14,7 @@ from typing import Self
 from tasks.zygote import GRACE_S, failure_of
 from xlstm.training.failures import Failure
 from xlstm.training.job import NO_PROGRESS, TIME_IS_UP
+from xlstm.training.processes import oom_kills
 
 POLL_S = 1.0
 """Between looks at a training's progress file."""
@@ -110,15 +111,6 @@ class Watch:
             return self.limits.progress.stat().st_mtime_ns
         except FileNotFoundError:
             return None
-
-
-def oom_kills() -> int:
-    """Processes that the kernel has killed for want of memory since its start, in control groups and out."""
-    try:
-        counters = Path("/proc/vmstat").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) for line in counters if line.startswith("oom_kill "))
 
 
 def explain(end: End, limits: Limits, last_line: str) -> tuple[Failure, str]:

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweeps.plan import PlannedRun
+from sweeps.spec import Resources
 from tasks import tracking
 from tasks.child import Limits, Watch
+from tasks.devices import devices_of, strategy_of
 from tasks.leases import Grant, LeasesClosed
 from xlstm.training.failures import Failure, describe
 from xlstm.training.job import PROGRESS, RESULT, RunResult, TrainJob
@@ -29,8 +31,9 @@ NO_PLACE = -1
 class Elsewhere:
     """Room on a cluster: as much as its scheduler finds. `device` is what a training finds there."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, resources: Resources) -> None:
         self.device = device
+        self.resources = resources
         self.stopped = threading.Event()
 
     def stop(self) -> None:
@@ -40,7 +43,11 @@ class Elsewhere:
     def take(self, run: PlannedRun) -> Iterator[Grant]:
         if self.stopped.is_set():
             raise LeasesClosed("the sweep is stopping")
-        yield Grant(device=self.device, descriptor=NO_PLACE)
+        kind = self.device.partition(":")[0]
+        count = devices_of(run, self.resources)
+        peers = tuple(f"{kind}:{i}" if kind == "cuda" else kind for i in range(1, count))
+        strategy = strategy_of(run, self.resources)
+        yield Grant(device=self.device, peers=peers, strategy=strategy, descriptor=NO_PLACE)
 
 
 def train_there(job: str, log: str) -> None:

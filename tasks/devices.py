@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Literal
 
 import psutil
 
-from sweeps.plan import PlannedRun
+from sweeps.plan import BYTES_PER_PARAMETER, PlannedRun
 from sweeps.spec import Resources
 from tasks.errors import UserError
 
@@ -18,6 +19,12 @@ HOST_SHARE = 0.9
 """Of the memory; the rest is for the system, the services and the flow."""
 GPU_RUN_HOST_BYTES = 3 * 2**30
 """Host memory of a training on a GPU: CUDA's context and libraries."""
+REPLICA_SHARE = 0.5
+"""Of a GPU, at most, for weights, gradients and optimiser where every GPU of a run holds them all."""
+USUAL_GPU_BYTES = 80 * 2**30
+"""Of a GPU that cannot be asked, on a cluster."""
+LOOK_AHEAD = 16
+"""Runs that may wait for room where sizes differ, so that small ones find what large ones leave."""
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
@@ -48,7 +55,14 @@ class Need:
     memory_bytes: int
     """Of the host."""
     gpu_share: float = 0.0
+    """Of each of its GPUs."""
     gpu_bytes: int = 0
+    """Of each."""
+    devices: int = 1
+    """GPUs of this host, or processes on its CPU, that train the run together."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    expected_s: float | None = None
+    """By the plan's estimate; None where nobody knows."""
 
 
 def cpu_count() -> int:
@@ -110,24 +124,52 @@ def device_kind(resources: Resources, here: Machine) -> Literal["cpu", "cuda"]:
     return "cuda" if here.gpus and resources.device != "cpu" else "cpu"
 
 
+def devices_of(run: PlannedRun, resources: Resources, most: int | None = None) -> int:
+    """How many devices train a run together: as its size asks for, and no more than its batch has sequences.
+
+    Any number gives the same run, so a machine that has fewer, `most`, gives all of them.
+    """
+    wanted = max(1, int(resources.gpus_of(run.N)))
+    return min(wanted, run.spec.batch_size, most or wanted)
+
+
+def strategy_of(run: PlannedRun, resources: Resources, gpus: Sequence[Gpu] = ()) -> Literal["ddp", "fsdp"]:
+    """What each of a run's devices holds of it, on GPUs of these sizes, or of the usual one."""
+    if resources.strategy != "auto":
+        return resources.strategy
+    room = min((gpu.memory_bytes for gpu in gpus), default=USUAL_GPU_BYTES)
+    return "ddp" if REPLICA_SHARE * room >= run.N * BYTES_PER_PARAMETER else "fsdp"
+
+
 def need(run: PlannedRun, resources: Resources, here: Machine) -> Need:
     """What a run takes here. One that is larger than the machine gets the whole of it, alone."""
-    threads = min(resources.threads, here.threads)
-    if device_kind(resources, here) == "cpu":
-        memory = min(run.memory_bytes, here.memory_bytes)
-        return Need(device="cpu", threads=threads, memory_bytes=memory)
+    kind = device_kind(resources, here)
+    devices = devices_of(run, resources, len(here.gpus) if kind == "cuda" else None)
+    strategy = strategy_of(run, resources, here.gpus)
+    whole = run.N * BYTES_PER_PARAMETER
+    per_device = (run.memory_bytes - whole) // devices + (whole if strategy == "ddp" else whole // devices)
+    on_host = GPU_RUN_HOST_BYTES if kind == "cuda" else per_device
     return Need(
-        device="cuda",
-        threads=threads,
-        memory_bytes=min(GPU_RUN_HOST_BYTES, here.memory_bytes),
-        gpu_share=resources.gpus,
-        gpu_bytes=run.memory_bytes,
+        device=kind,
+        threads=min(resources.threads * devices, here.threads),
+        memory_bytes=min(on_host * devices, here.memory_bytes),
+        gpu_share=min(resources.gpus_of(run.N), 1.0) if kind == "cuda" else 0.0,
+        gpu_bytes=per_device if kind == "cuda" else 0,
+        devices=devices,
+        strategy=strategy,
+        expected_s=run.estimated_s / devices,
     )
 
 
 def runs_at_once(resources: Resources, here: Machine) -> int:
     """How many runs of a spec this machine has cores and GPUs for, and no more than the spec allows."""
-    room = max(1, here.threads // min(resources.threads, here.threads))
+    counts = resources.gpu_counts
+    least = min(counts)
+    processes = max(1, int(least))
+    room = max(1, here.threads // min(resources.threads * processes, here.threads))
     if device_kind(resources, here) == "cuda":
-        room = min(room, len(here.gpus) * int(1 / resources.gpus + 1e-9))
+        gpus = len(here.gpus)
+        room = min(room, gpus * int(1 / least + 1e-9) if least <= 1 else max(1, gpus // int(least)))
+    if len(set(counts)) > 1:
+        room += LOOK_AHEAD
     return min(room, resources.runs_in_parallel or room)

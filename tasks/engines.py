@@ -52,7 +52,7 @@ def place(resources: Resources, state: State) -> Place:
         here = machine()
         room = Here(Ledger(ledger_folder(), here), resources)
         return Place(launch=Launcher, room=room, at_once=runs_at_once(resources, here))
-    there = Elsewhere("cpu" if resources.device == "cpu" else "cuda:0")
+    there = Elsewhere("cpu" if resources.device == "cpu" else "cuda:0", resources)
     at_once = resources.runs_in_parallel or CLUSTER_RUNS
     if resources.cluster.engine == "ray":
         from tasks.ray_engine import RayEngine

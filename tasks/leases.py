@@ -16,15 +16,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from filelock import FileLock
 
 from tasks.devices import Machine, Need
 from tasks.errors import UserError
+from tasks.placement import Entry, placed
 
 POLL_S = 0.1
-EPSILON = 1e-6
-"""Shares of a GPU are sums of floats."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,18 +35,10 @@ class Grant:
     """`cpu`, or `cuda:0` and so on as this process's children count them."""
     descriptor: int
     """The locked file, to be handed to the training."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """What a lease's file says."""
-
-    since: int
-    """When it was asked for, nanoseconds since the epoch: first come, first served."""
-    need: Need
-    granted: bool = False
-    gpu: str | None = None
-    """UUID of the GPU, once granted."""
+    peers: tuple[str, ...] = ()
+    """Further devices, which train the run together with the first."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """Of these."""
 
 
 class LeasesClosed(RuntimeError):
@@ -81,7 +73,7 @@ class Ledger:
 
     @contextmanager
     def take(self, need: Need) -> Iterator[Grant]:
-        """Room for a run; waits until there is, behind those who asked before."""
+        """Room for a run; waits until there is, and delays none of those who asked before."""
         path, descriptor = self._ask(need)
         try:
             yield self._wait(path, descriptor)
@@ -112,10 +104,11 @@ class Ledger:
         while not self.stopped.is_set():
             with self._alone():
                 mine = _read(path)
-                placed = self._place(mine, [entry for _, entry in self._living(but=path)])
-                if placed is not None:
-                    _write(descriptor, placed)
-                    return Grant(device=self._device(placed), descriptor=descriptor)
+                others = [entry for _, entry in self._living(but=path)]
+                granted = placed(mine, others, self.machine, time.time_ns())
+                if granted is not None:
+                    _write(descriptor, granted)
+                    return self._grant(granted, descriptor)
             self.stopped.wait(POLL_S)
         raise LeasesClosed("the sweep is stopping")
 
@@ -128,37 +121,18 @@ class Ledger:
             else:
                 path.unlink()
 
-    def _place(self, mine: Entry, others: list[Entry]) -> Entry | None:
-        """The entry granted, or None while it has to wait."""
-        kind = mine.need.device
-        if any(not o.granted and o.need.device == kind and o.since < mine.since for o in others):
-            return None
-        needs = [other.need for other in others if other.granted]
-        if self.machine.threads < mine.need.threads + sum(need.threads for need in needs):
-            return None
-        if self.machine.memory_bytes < mine.need.memory_bytes + sum(need.memory_bytes for need in needs):
-            return None
-        if kind == "cpu":
-            return Entry(since=mine.since, need=mine.need, granted=True)
-        gpu = self._free_gpu(mine.need, others)
-        return None if gpu is None else Entry(since=mine.since, need=mine.need, granted=True, gpu=gpu)
-
-    def _free_gpu(self, need: Need, others: list[Entry]) -> str | None:
-        """The emptiest GPU with room for a share of its time and of its memory."""
-        best: tuple[float, str] | None = None
-        for gpu in self.machine.gpus:
-            there = [other.need for other in others if other.granted and other.gpu == gpu.uuid]
-            share = sum(other.gpu_share for other in there)
-            memory = sum(other.gpu_bytes for other in there)
-            fits = memory + need.gpu_bytes <= gpu.memory_bytes or not there
-            if share + need.gpu_share <= 1 + EPSILON and fits and (best is None or share < best[0]):
-                best = (share, gpu.uuid)
-        return None if best is None else best[1]
-
-    def _device(self, entry: Entry) -> str:
-        if entry.gpu is None:
-            return "cpu"
-        return f"cuda:{[gpu.uuid for gpu in self.machine.gpus].index(entry.gpu)}"
+    def _grant(self, entry: Entry, descriptor: int) -> Grant:
+        if entry.need.device == "cpu":
+            devices = ["cpu"] * entry.need.devices
+        else:
+            uuids = [gpu.uuid for gpu in self.machine.gpus]
+            devices = [f"cuda:{uuids.index(uuid)}" for uuid in entry.gpus]
+        return Grant(
+            device=devices[0],
+            peers=tuple(devices[1:]),
+            strategy=entry.need.strategy,
+            descriptor=descriptor,
+        )
 
 
 def _is_held(path: Path) -> bool:
@@ -178,4 +152,4 @@ def _write(descriptor: int, entry: Entry) -> None:
 
 def _read(path: Path) -> Entry:
     fields = json.loads(path.read_text(encoding="utf-8"))
-    return Entry(**{**fields, "need": Need(**fields["need"])})
+    return Entry(**{**fields, "need": Need(**fields["need"]), "gpus": tuple(fields.get("gpus", ()))})

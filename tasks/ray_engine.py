@@ -9,6 +9,7 @@ from typing import Any, Self
 from sweeps.spec import Resources
 from tasks.cluster import Lost, conclude, prepare, train_there, wait
 from tasks.errors import UserError
+from xlstm.accounting import count_parameters
 from xlstm.training.failures import Failure
 from xlstm.training.job import RunResult, TrainJob
 
@@ -52,8 +53,12 @@ class RayEngine:
     def run(self, job: TrainJob, *, timeout_s: float, hang_after_s: float, lease: int | None) -> RunResult:
         """Train to the end, where Ray finds room."""
         ray, log = self._ray, prepare(job)
-        shares = {"num_gpus": self.resources.gpus} if job.device.startswith("cuda") else {}
-        task = self._task.options(num_cpus=job.threads, name=job.run_name, **shares)
+        shares = {}
+        if job.device.startswith("cuda"):
+            alone = min(1.0, self.resources.gpus_of(count_parameters(job.spec.model)))
+            shares["num_gpus"] = len(job.devices) if job.peers else alone
+        cores = job.threads * len(job.devices)
+        task = self._task.options(num_cpus=cores, name=job.run_name, **shares)
         reference = task.remote(job.to_json(), str(log))
 
         def is_over(seconds: float) -> bool:

@@ -29,7 +29,8 @@ def next_attempt(failures: Sequence[Failure], batch_size: int, micro_batch: int 
     """The rule for the last of a run's failures in this flow; None where another attempt would not help.
 
     A run that diverged diverges again, an error is met again, and time that was used up is used up again:
-    none of these is retried. `batch_size` and `micro_batch` (None: the whole batch) are in sequences.
+    none of these is retried. `batch_size` and `micro_batch` (None: the whole batch) are in sequences, of each
+    of the run's processes.
     """
     failure = failures[-1]
     if failure in SMALLER:

@@ -132,10 +132,10 @@ class SlurmEngine:
         asked: dict[str, Any] = {
             "name": job.run_name[:60],
             "timeout_min": math.ceil(timeout_s / 60) + 5,
-            "cpus_per_task": job.threads,
+            "cpus_per_task": job.threads * len(job.devices),
         }
         if job.device.startswith("cuda"):
-            asked["gpus_per_node"] = 1
+            asked["gpus_per_node"] = len(job.devices)
         if self.resources.memory_gib is not None:
             asked["mem_gb"] = math.ceil(self.resources.memory_gib)
         if self.cluster != "slurm":

@@ -193,7 +193,7 @@ class Trainer:
             if result.failure is None:
                 return result
             failures.append(result.failure)
-            retry = next_attempt(failures, run.spec.batch_size, micro_batch)
+            retry = next_attempt(failures, -(-run.spec.batch_size // len(job.devices)), micro_batch)
             if retry is None or self.room.stopped.wait(retry.pause_s):
                 return result
             micro_batch = retry.micro_batch
@@ -217,6 +217,8 @@ class Trainer:
             run_name=run.name,
             tags={**run.tags, tracking.PARENT: self._parent},
             device=grant.device,
+            peers=grant.peers,
+            strategy=grant.strategy,
             threads=resources.threads,
             micro_batch=micro_batch,
             attempt=attempt,

@@ -7,7 +7,6 @@ closes, which the kernel does on any death of the owner, and its children end wi
 flow starts things from threads.)
 """
 
-import ctypes
 import faulthandler
 import gc
 import importlib
@@ -25,11 +24,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from xlstm.training.failures import Failure, classify
+from xlstm.training.processes import end_with
 
 GRACE_S = 3.0
 """From the owner's end to the trainings': time to say FAILED."""
 MAX_MESSAGE = 1 << 17
-PR_SET_PDEATHSIG = 1
 OOM_SCORE = "800"
 """Where memory runs out, the kernel is to end a training and not the flow."""
 
@@ -167,9 +166,7 @@ class Zygote:
 
     def _leave(self) -> None:
         """Become a process of its own that dies with the zygote, and hold none of its sockets."""
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != self.pid:
-            os._exit(1)
+        end_with(self.pid)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)

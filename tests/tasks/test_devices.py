@@ -1,5 +1,6 @@
 """What a machine has, and what a run takes of it."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -8,7 +9,19 @@ import pytest
 from sweeps.plan import PlannedRun, make_plan
 from sweeps.spec import Resources
 from sweeps.spec_files import parse_spec
-from tasks.devices import GPU_RUN_HOST_BYTES, Gpu, Machine, cpu_count, gpu_names, machine, need, runs_at_once
+from tasks.devices import (
+    GPU_RUN_HOST_BYTES,
+    LOOK_AHEAD,
+    Gpu,
+    Machine,
+    cpu_count,
+    devices_of,
+    gpu_names,
+    machine,
+    need,
+    runs_at_once,
+    strategy_of,
+)
 from tasks.errors import UserError
 from xlstm.run_spec import DataSpec
 
@@ -92,6 +105,11 @@ def test_a_machine_has_what_its_control_group_leaves(monkeypatch: pytest.MonkeyP
         ({"gpus": 0.5, "threads": 32}, SERVER, 2),
         ({"gpus": 0.1, "runs_in_parallel": 5}, SERVER, 5),
         ({"device": "cpu"}, SERVER, 64),
+        ({"gpus": 2}, SERVER, 1),
+        ({"gpus": 8}, SERVER, 1),
+        ({"device": "cpu", "gpus": 2}, SERVER, 32),
+        ({"gpus": {1e8: 0.25, 1e9: 2}}, SERVER, 8 + LOOK_AHEAD),
+        ({"gpus": {1e8: 0.25, 1e9: 2}, "runs_in_parallel": 3}, SERVER, 3),
     ],
 )
 def test_as_many_runs_at_once_as_fit(resources: dict, here: Machine, at_once: int) -> None:
@@ -106,6 +124,44 @@ def test_a_run_takes_what_it_needs_and_at_most_the_machine(run: PlannedRun) -> N
     on_gpu = need(run, Resources(gpus=0.25), SERVER)
     assert (on_gpu.device, on_gpu.gpu_share, on_gpu.gpu_bytes) == ("cuda", 0.25, run.memory_bytes)
     assert on_gpu.memory_bytes == GPU_RUN_HOST_BYTES
+
+
+def test_a_run_on_several_gpus_takes_them_together(run: PlannedRun) -> None:
+    run = dataclasses.replace(run, spec=dataclasses.replace(run.spec, batch_size=6))
+    state = run.N * 16
+    rest = run.memory_bytes - state
+    both = need(run, Resources(gpus=2, threads=3), SERVER)
+    assert (both.devices, both.threads, both.gpu_share, both.strategy) == (2, 6, 1.0, "ddp")
+    assert both.gpu_bytes == state + rest // 2
+    assert both.memory_bytes == 2 * GPU_RUN_HOST_BYTES
+    assert both.expected_s == run.estimated_s / 2
+    shards = need(run, Resources(gpus=2, strategy="fsdp"), SERVER)
+    assert shards.gpu_bytes == state // 2 + rest // 2
+    on_cpu = need(run, Resources(gpus=2, device="cpu"), LAPTOP)
+    assert (on_cpu.devices, on_cpu.threads, on_cpu.gpu_share) == (2, 2, 0.0)
+
+
+def test_no_more_gpus_than_there_are_or_the_batch_has_sequences(run: PlannedRun) -> None:
+    assert run.spec.batch_size == 2
+    assert need(run, Resources(gpus=8), SERVER).devices == 2
+    large = dataclasses.replace(run, spec=dataclasses.replace(run.spec, batch_size=64))
+    assert need(large, Resources(gpus=8), SERVER).devices == len(GPUS)
+    assert devices_of(large, Resources(gpus=8)) == 8
+
+
+def test_size_decides_on_gpus_and_on_replicas_or_shards(run: PlannedRun) -> None:
+    by_size = Resources(gpus={1e7: 0.25, 1e8: 1, 4e9: 2})
+    for N, gpus in ((1e5, 0.25), (1e7, 0.25), (1.1e7, 1), (4e9, 2), (1e12, 2)):
+        assert by_size.gpus_of(N) == gpus
+    assert strategy_of(dataclasses.replace(run, N=2_000_000_000), by_size, GPUS) == "ddp"
+    assert strategy_of(dataclasses.replace(run, N=3_000_000_000), by_size, GPUS) == "fsdp"
+    assert strategy_of(dataclasses.replace(run, N=3_000_000_000), Resources(strategy="ddp"), GPUS) == "ddp"
+
+
+def test_gpus_are_a_share_of_one_or_a_whole_number() -> None:
+    for gpus in (1.5, {1e8: 0.5, 1e9: 2.5}):
+        with pytest.raises(ValueError, match=r"GPUs: give a share of one, as 0\.5, or a whole number"):
+            Resources(gpus=gpus)
 
 
 def test_a_gpu_that_is_not_there_is_named(run: PlannedRun) -> None:

@@ -222,7 +222,7 @@ def test_jobs_train_the_same_and_survive_a_kill(
     """`slurm`: its real daemons; `local`: submitit's processes in their place."""
     pytest.importorskip("submitit", reason="needs the extra slurm: pip install 'isoflop[slurm]'")
     planned = Planned(fresh(mlflow_template, text / cluster), text, {"cluster": {"engine": "slurm"}})
-    there = Elsewhere("cpu")
+    there = Elsewhere("cpu", Resources())
     killer = Killer(planned.state)
 
     def launch() -> SlurmEngine:

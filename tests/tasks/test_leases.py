@@ -12,12 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tasks.devices import Gpu, Machine, Need
 from tasks.errors import UserError
-from tasks.leases import Entry, LeasesClosed, Ledger, ledger_folder
+from tasks.leases import LeasesClosed, Ledger, ledger_folder
 
 GIB = 2**30
 MACHINE = Machine(
@@ -188,26 +186,16 @@ def test_two_flows_never_take_more_than_there_is(ledger: Ledger) -> None:
     assert most[0] > 1
 
 
-needs = st.one_of(
-    st.builds(cpu, st.integers(1, 4), st.floats(0.1, 8)),
-    st.builds(gpu, st.floats(0.01, 1), st.floats(0.1, 20)),
-)
-
-
-@settings(deadline=None, derandomize=True, max_examples=200)
-@given(st.lists(needs, max_size=12))
-def test_whatever_is_placed_fits(wanted: list[Need]) -> None:
-    ledger = Ledger(Path("unused"), MACHINE)
-    placed: list[Entry] = []
-    for since, need in enumerate(wanted):
-        entry = ledger._place(Entry(since=since, need=need), placed)
-        placed += [entry] if entry else []
-    assert sum(entry.need.threads for entry in placed) <= MACHINE.threads
-    assert sum(entry.need.memory_bytes for entry in placed) <= MACHINE.memory_bytes
-    for device in MACHINE.gpus:
-        there = [entry.need for entry in placed if entry.gpu == device.uuid]
-        assert sum(need.gpu_share for need in there) <= 1 + 1e-5
-        assert len(there) == 1 or sum(need.gpu_bytes for need in there) <= device.memory_bytes
+def test_several_gpus_are_one_lease(ledger: Ledger) -> None:
+    both = Need(
+        device="cuda", threads=2, memory_bytes=GIB, gpu_share=1.0, gpu_bytes=GIB, devices=2, strategy="fsdp"
+    )
+    with ledger.take(both) as grant:
+        assert (grant.device, grant.peers, grant.strategy) == ("cuda:0", ("cuda:1",), "fsdp")
+        assert waits(ledger, gpu(0.1))
+    with ledger.take(Need(device="cpu", threads=3, memory_bytes=GIB, devices=3)) as grant:
+        assert (grant.device, grant.peers) == ("cpu", ("cpu", "cpu"))
+        assert waits(ledger, cpu(threads=2))
 
 
 def test_the_ledger_is_this_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
