@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-ARCH_LABELS = {"transformer": "Transformer", "mlstm": "mLSTM", "slstm": "sLSTM"}
+ARCH_LABELS = {"transformer": "Transformer", "mlstm": "mLSTM", "slstm": "sLSTM", "lstm": "LSTM"}
 
 # After Okabe and Ito, whose colours stay apart under the common colour-vision deficiencies.
 _ARCH_LIGHT = ("#0072b2", "#c44e00", "#00835f", "#a8487f", "#6b5b00", "#4d4d4d")
@@ -44,7 +44,11 @@ _PAGE_DARK = {
 
 
 def arch_label(arch: str) -> str:
-    """The name that people use: mLSTM for `mlstm`; an unknown one as it is."""
+    """The name that people use: mLSTM for `mlstm`, xLSTM[1:1] no mixing for `xlstm[1:1]-no-mixing`; an
+    unknown one as it is."""
+    if arch.startswith("xlstm["):
+        stack, _, switches = arch.removeprefix("xlstm").partition("-")
+        return f"xLSTM{stack} {switches.replace('-', ' ')}".rstrip()
     return ARCH_LABELS.get(arch, arch)
 
 

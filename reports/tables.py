@@ -27,6 +27,7 @@ from reports.cells import (
 from reports.palette import arch_label
 from reports.view import View
 from sweeps.laws.types import ContextLaw, GroupAnalysis, LawFit
+from xlstm.arch_names import arch_slug
 
 
 def group_columns(view: View) -> tuple[Column, ...]:
@@ -321,7 +322,7 @@ _CHECKS = {
 
 def diagnostics(group: GroupAnalysis) -> list[Table]:
     """`GroupAnalysis.diagnostics` as tables: one for each set of rows, one for all single values together."""
-    prefix = f"{group.arch}-{group.context_length}"
+    prefix = f"{arch_slug(group.arch)}-{group.context_length}"
     parts = {name: as_rows(value) for name, value in group.diagnostics.items()}
     single = {name: group.diagnostics[name] for name, rows in parts.items() if rows is None}
     tables = [

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from sweeps.spec import Arch, ExpectedOptimum, LearningRate, Schedule, Shape, SpecError, SweepSpec, pick
-from xlstm.accounting import count_parameters, mlstm_config, training_flops, transformer_config
+from xlstm.accounting import build_config, count_parameters, training_flops
 from xlstm.config import ModelConfig
 from xlstm.run_spec import OptimizerSpec
 
@@ -33,9 +33,7 @@ def _config(spec: SweepSpec, shape: Shape, arch: Arch, vocab_size: int) -> Model
         "ffn_multiple_of": ladder.ffn_multiple_of,
     }
     try:
-        if arch == "mlstm":
-            return mlstm_config(**common, chunk_size=ladder.chunk_size)
-        return transformer_config(**common)
+        return build_config(arch, **common, chunk_size=ladder.chunk_size)
     except ValueError as error:
         raise SpecError(f"ladder.shapes: d_model {shape.d_model} does not fit {arch}: {error}") from error
 

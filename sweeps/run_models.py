@@ -1,15 +1,11 @@
 """The models of a run table, rebuilt from their shapes, and what they cost to serve."""
 
-from collections.abc import Callable
-
 import polars as pl
 
 from sweeps.laws.inference_cost import ServingCost
 from sweeps.serving import serving_cost
-from xlstm.accounting import count_parameters, mlstm_config, transformer_config
+from xlstm.accounting import build_config, count_parameters
 from xlstm.config import ModelConfig
-
-_BUILDERS: dict[str, Callable[..., ModelConfig]] = {"mlstm": mlstm_config, "transformer": transformer_config}
 
 _FFN_MULTIPLES = (64, 32, 16, 8, 128, 256)
 """What ladders round the feed-forward width to; N tells which."""
@@ -35,13 +31,13 @@ def config_of(row: dict[str, object]) -> ModelConfig | None:
     None where the shape is not known, or does not have the row's N: then it is not ours.
     """
     shape = {name: row.get(name) for name in ("d_model", "num_blocks", "num_heads")}
-    N, bare, build = row.get("N"), row.get("N_non_embedding"), _BUILDERS.get(str(row.get("arch")))
-    if build is None or not isinstance(N, float) or not isinstance(bare, float) or None in shape.values():
+    N, bare, arch = row.get("N"), row.get("N_non_embedding"), str(row.get("arch"))
+    if not isinstance(N, float) or not isinstance(bare, float) or None in shape.values():
         return None
     vocab_size = round((N - bare) / (2 * int(str(shape["d_model"]))))  # untied: embedding and head
     for multiple in _FFN_MULTIPLES:
         try:
-            config = build(vocab_size=vocab_size, ffn_multiple_of=multiple, **shape)
+            config = build_config(arch, vocab_size=vocab_size, ffn_multiple_of=multiple, **shape)
         except ValueError:
             return None
         if count_parameters(config) == N:

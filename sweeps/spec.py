@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 from functools import cached_property
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -15,9 +16,11 @@ from pydantic import (
 )
 
 from sweeps.laws.settings import LawSettings
+from xlstm.arch_names import canonical_arch
 from xlstm.data.spec import CorpusSpec
 
-Arch = Literal["mlstm", "transformer"]
+Arch = Annotated[str, AfterValidator(canonical_arch)]
+"""mlstm, transformer, lstm, slstm, xlstm[a:b] and its ablations, by the names of `xlstm.arch_names`."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -27,12 +30,24 @@ class SpecError(ValueError):
     """A spec that cannot be run; the message names the file, the key, the value and the cure, on one line."""
 
 
-ArchOrAll = Literal["mlstm", "transformer", "all"]
+def _arch_or_all(name: str) -> str:
+    return name if name == "all" else canonical_arch(name)
+
+
+ArchOrAll = Annotated[str, AfterValidator(_arch_or_all)]
 
 
 def _for_all(value: Any) -> Any:
-    by_arch = isinstance(value, dict) and value.keys() & {"mlstm", "transformer", "all"}
+    by_arch = isinstance(value, dict) and any(_names_archs(key) for key in value)
     return value if by_arch else {"all": value}
+
+
+def _names_archs(key: Any) -> bool:
+    try:
+        _arch_or_all(str(key))
+    except ValueError:
+        return False
+    return True
 
 
 T = TypeVar("T")
@@ -83,13 +98,13 @@ class Ladder(_Section):
     @field_validator("shapes")
     @classmethod
     def _distinct(cls, shapes: list[Shape]) -> list[Shape]:
-        seen: set[tuple[int, int, Arch]] = set()
+        seen: dict[tuple[int, int], list[list[Arch] | None]] = {}
         for shape in shapes:
-            keys = {(shape.d_model, shape.num_blocks, arch) for arch in shape.archs or get_args(Arch)}
-            if keys & seen:
+            others = seen.setdefault((shape.d_model, shape.num_blocks), [])
+            if any(not (shape.archs and other) or set(shape.archs) & set(other) for other in others):
                 size = f"d_model {shape.d_model} with num_blocks {shape.num_blocks}"
                 raise ValueError(f"{size} stands there twice; remove one")
-            seen |= keys
+            others.append(shape.archs)
         return shapes
 
     def has(self, arch: Arch) -> bool:

@@ -44,7 +44,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: cannot be read: {_one_line(error)}") from error
     except yaml.YAMLError as error:
-        raise SpecError(f"{path}: not valid YAML: {_one_line(error)}") from error
+        bracket = "but got '['" in str(error)
+        quote = ', and names with brackets need quotes in a list: ["xlstm[7:1]"]' if bracket else ""
+        raise SpecError(f"{path}: not valid YAML: {_one_line(error)}{quote}") from error
     if not isinstance(fields, dict):
         raise SpecError(f"{path}: holds {type(fields).__name__}, not a mapping of keys")
     return fields

@@ -25,6 +25,7 @@ from sweeps.run_table import RUN_TABLE_SCHEMA
 from tasks.errors import UserError
 from tasks.provenance import git_revision, versions
 from tasks.state import write_atomically
+from xlstm.arch_names import arch_slug
 
 
 def plan_rows(plan: Plan) -> list[dict[str, Any]]:
@@ -169,7 +170,7 @@ def found(runs: pl.DataFrame, analysis: Analysis) -> dict[str, float]:
     count = tally(runs)
     metrics = {"runs/finished": float(count.finished), "runs/failed": float(count.failed)}
     for group in analysis.groups:
-        name = f"{group.arch}-{group.context_length}"
+        name = f"{arch_slug(group.arch)}-{group.context_length}"
         last = max(group.optima, key=lambda optimum: optimum.budget, default=None)
         if last is not None:
             at = next(optimum for optimum in group.optima if optimum.budget == last.budget)

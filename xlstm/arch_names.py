@@ -91,3 +91,8 @@ def parse_stack(name: str) -> StackName:
 def canonical_arch(name: str) -> str:
     """The one name of an architecture: xlstm[14:2] is xlstm[7:1]. ValueError for what is none."""
     return name if name in PLAIN else parse_stack(name).text
+
+
+def arch_slug(name: str) -> str:
+    """A name without brackets and colons, for files and metrics: xlstm-7-1."""
+    return re.sub(r"[^\w.-]+", "-", name.replace("@", "at-")).replace("--", "-").strip("-")

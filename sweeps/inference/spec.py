@@ -8,10 +8,14 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from sweeps.spec import Arch, Count, PerArchCount, Positive, pick
+from sweeps.spec import Count, PerArchCount, Positive, pick
 from sweeps.spec_files import find_profile, parse_fields, read_yaml
 
 PROFILES = Path(__file__).parent / "profiles"
+
+
+Arch = Literal["mlstm", "transformer"]
+"""Those that are measured in decoding."""
 
 
 class _Section(BaseModel):

@@ -40,7 +40,8 @@ def test_effective_yaml_parses_to_the_same_spec(tmp_path: Path) -> None:
         ({"budgets": [-1e9]}, "spec.yaml: budgets.0 = -1000000000.0: Input should be greater than 0"),
         ({"budgets": []}, "spec.yaml: budgets = []: List should have at least 1 item"),
         ({"budgets": [1e9, 1e9]}, "1000000000.0 stands there twice; remove one"),
-        ({"archs": ["rnn"]}, "spec.yaml: archs.0 = 'rnn': Input should be 'mlstm' or 'transformer'"),
+        ({"archs": ["rnn"]}, "spec.yaml: archs.0 = 'rnn': arch 'rnn': is no architecture; there are mlstm"),
+        ({"archs": ["slstm", "xlstm[0:3]"]}, "'xlstm[0:3]']: xlstm[0:1] stands there twice; remove one"),
         ({"learning_rate": {"bse": 0.1}}, "spec.yaml: learning_rate.bse: unknown key; did you mean base?"),
         (
             {"learning_rate": {"mlstm": {"base": 0.1}}},

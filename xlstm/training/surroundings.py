@@ -40,8 +40,9 @@ def surroundings(spec: RunSpec, device: torch.device, threads: int) -> dict[str,
 
 
 def _kernel_backend(spec: RunSpec, device: torch.device) -> str:
-    if spec.model.arch != "mlstm":
-        return "sdpa"
+    library = {"transformer": "sdpa", "lstm": "cudnn" if device.type == "cuda" else "torch"}
+    if spec.model.arch in library:
+        return library[spec.model.arch]
     from kernels.backends import choose_backend
 
     return choose_backend(None, device)
