@@ -1,0 +1,155 @@
+"""The parts of a decode step beside its sequence mixing, each one kernel on a GPU.
+
+A step of one sequence reads every weight once and computes next to nothing: what it costs beyond that is the
+number of its kernels. So the norm before a map, SwiGLU or the residual after it, and the gates beside it go
+into the kernel of the map (`skinny_linear`). More sequences take the matrix products of the library, and the
+same parts around them are one kernel each (`add_norm`, `swiglu`, `rotate_pairs`).
+
+The references are the layers of the models, rounding included. No gradients: decoding needs none.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels.backends import choose_backend
+
+
+def skinny_linear(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    norm_weight: Tensor | None = None,
+    norm_eps: float = 1e-6,
+    gate_weight: Tensor | None = None,
+    gate_bias: Tensor | None = None,
+    glu: bool = False,
+    residual: Tensor | None = None,
+    soft_cap: float | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """A map of few vectors x (B, K), and what stands around it: y (B, N) in the dtype of x, and the gates.
+
+    `weight` (N, K). In this order: RMSNorm of x by `norm_weight` (K,); the product; with `glu` the weight is
+    (2 N, K), gates above, and y is silu(upper) lower; `soft_cap` tanh(y / cap) times the cap; `residual` (B,
+    N) added. `gate_weight` (G, K) and `gate_bias` (G,) in float32 give a second result (B, G) of the same
+    normed x, in float32. Everything contiguous.
+
+    Raises:
+        ValueError: shapes that do not fit, by name.
+    """
+    _check(x, weight, norm_weight, gate_weight, residual, glu)
+    if choose_backend(backend, x.device) == "reference":
+        return _reference(x, weight, norm_weight, norm_eps, gate_weight, gate_bias, glu, residual, soft_cap)
+    from kernels.linear.skinny_triton import launch_linear
+
+    with _on(x):
+        return launch_linear(
+            x, weight, norm_weight, norm_eps, gate_weight, gate_bias, glu, residual, soft_cap
+        )
+
+
+def add_norm(
+    x: Tensor,
+    change: Tensor | None,
+    norm_weight: Tensor,
+    norm_eps: float,
+    *,
+    gate_weight: Tensor | None = None,
+    gate_bias: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """x + change (B, K), its RMSNorm, and the gates of that as in `skinny_linear`."""
+    if choose_backend(backend, x.device) == "reference":
+        x = x if change is None else x + change
+        normed = _norm(x, norm_weight, norm_eps)
+        return x, normed, _gates(normed, gate_weight, gate_bias)
+    from kernels.linear.skinny_triton import launch_add_norm
+
+    with _on(x):
+        return launch_add_norm(x, change, norm_weight, norm_eps, gate_weight, gate_bias)
+
+
+def swiglu(x: Tensor, backend: str | None = None) -> Tensor:
+    """silu of the first half of x (B, 2 N) times the second."""
+    if choose_backend(backend, x.device) == "reference":
+        gate, up = x.chunk(2, -1)
+        return F.silu(gate) * up
+    from kernels.linear.skinny_triton import launch_swiglu
+
+    with _on(x):
+        return launch_swiglu(x)
+
+
+def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor, backend: str | None = None) -> Tensor:
+    """Turn the pairs (j, j + D / 2) of each head of x (B, H, D) by angles cos, sin (B, D / 2), in float32.
+
+    x may be a slice of a wider tensor, its last dimension contiguous; the result is contiguous.
+    """
+    if choose_backend(backend, x.device) == "reference":
+        first, second = x.chunk(2, -1)
+        c, s = cos[:, None], sin[:, None]
+        return torch.cat([first * c - second * s, second * c + first * s], -1).to(x.dtype)
+    from kernels.linear.skinny_triton import launch_rotate
+
+    with _on(x):
+        return launch_rotate(x, cos, sin)
+
+
+def _reference(
+    x: Tensor,
+    weight: Tensor,
+    norm_weight: Tensor | None,
+    norm_eps: float,
+    gate_weight: Tensor | None,
+    gate_bias: Tensor | None,
+    glu: bool,
+    residual: Tensor | None,
+    soft_cap: float | None,
+) -> tuple[Tensor, Tensor | None]:
+    if norm_weight is not None:
+        x = _norm(x, norm_weight, norm_eps)
+    gates = _gates(x, gate_weight, gate_bias)
+    y = F.linear(x, weight)
+    if glu:
+        y = swiglu(y, "reference")
+    if soft_cap is not None:
+        y = (soft_cap * torch.tanh(y.float() / soft_cap)).to(y.dtype)
+    return y if residual is None else residual + y, gates
+
+
+def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return F.rms_norm(wide, x.shape[-1:], eps=eps).to(x.dtype) * weight
+
+
+def _gates(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor | None:
+    return None if weight is None else F.linear(x.to(weight.dtype), weight, bias)
+
+
+def _check(
+    x: Tensor,
+    weight: Tensor,
+    norm_weight: Tensor | None,
+    gate_weight: Tensor | None,
+    residual: Tensor | None,
+    glu: bool,
+) -> None:
+    width, rows = x.shape[-1], weight.shape[0] // (2 if glu else 1)
+    expected = {
+        "weight": (weight, (rows * (2 if glu else 1), width)),
+        "norm_weight": (norm_weight, (width,)),
+        "gate_weight": (gate_weight, (0 if gate_weight is None else gate_weight.shape[0], width)),
+        "residual": (residual, (x.shape[0], rows)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}: must be {shape}")
+        if tensor is not None and not tensor.is_contiguous():
+            raise ValueError(f"{name} must be contiguous")
+
+
+def _on(x: Tensor) -> AbstractContextManager[object]:
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()

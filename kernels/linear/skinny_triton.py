@@ -1,0 +1,242 @@
+# mypy: disable-error-code="no-untyped-def"
+"""The decode step's maps on a GPU: memory is asked for the weights before anything else is done.
+
+A program of the map owns a few rows of the weight and all of their length, so that it has them all in flight
+at once; it needs no loop and no neighbour. Every kernel is a programmatic dependent launch: it requests its
+weights while the kernel before still runs, and waits for that one's result only when it needs it. So the
+memory has work from the first kernel of a step to the last. A kernel that writes waits before it does: what
+it overwrites may still be read.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from kernels.mlstm.decode_triton import overlaps
+
+ELEMENTS = 8192
+"""Of the weight a program: 64 a thread, 16 KiB of bfloat16."""
+
+WARPS = 4
+
+
+def launch_linear(
+    x: Tensor,
+    weight: Tensor,
+    norm_weight: Tensor | None,
+    norm_eps: float,
+    gate_weight: Tensor | None,
+    gate_bias: Tensor | None,
+    glu: bool,
+    residual: Tensor | None,
+    soft_cap: float | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Arguments as `skinny_linear`, checked."""
+    batch, width = x.shape
+    rows = weight.shape[0] // (2 if glu else 1)
+    y = torch.empty(batch, rows, dtype=x.dtype, device=x.device)
+    gates, num_gates = None, 0
+    if gate_weight is not None:
+        num_gates = gate_weight.shape[0]
+        gates = torch.empty(batch, num_gates, dtype=torch.float32, device=x.device)
+    block_k = triton.next_power_of_2(width)
+    block_n = max(1, ELEMENTS // block_k // (2 if glu else 1))
+    x = x.contiguous()
+    absent = x  # never read
+    _linear_kernel[(triton.cdiv(rows, block_n) + num_gates, batch)](
+        x, weight,
+        absent if norm_weight is None else norm_weight,
+        absent if gate_weight is None else gate_weight,
+        absent if gate_bias is None else gate_bias,
+        absent if residual is None else residual,
+        y, y if gates is None else gates,
+        rows, width, num_gates, norm_eps, soft_cap or 1.0,
+        NORM=norm_weight is not None, GATE_BIAS=gate_bias is not None, GLU=glu,
+        RESIDUAL=residual is not None, SOFT_CAP=soft_cap is not None,
+        BLOCK_N=block_n, BLOCK_K=block_k, num_warps=WARPS, **_dependent(x),
+    )  # fmt: skip
+    return y, gates
+
+
+def launch_add_norm(
+    x: Tensor,
+    change: Tensor | None,
+    norm_weight: Tensor,
+    norm_eps: float,
+    gate_weight: Tensor | None,
+    gate_bias: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Arguments as `add_norm`."""
+    batch, width = x.shape
+    x = x.contiguous()
+    total = x if change is None else torch.empty_like(x)
+    normed = torch.empty_like(x)
+    gates, num_gates = None, 0
+    if gate_weight is not None:
+        num_gates = gate_weight.shape[0]
+        gates = torch.empty(batch, num_gates, dtype=torch.float32, device=x.device)
+    _add_norm_kernel[(batch,)](
+        x, x if change is None else change.contiguous(), norm_weight,
+        x if gate_weight is None else gate_weight, x if gate_bias is None else gate_bias,
+        total, normed, normed if gates is None else gates, width, norm_eps,
+        CHANGE=change is not None, GATES=num_gates, GATE_BIAS=gate_bias is not None,
+        BLOCK_K=triton.next_power_of_2(width), num_warps=WARPS, **_dependent(x),
+    )  # fmt: skip
+    return total, normed, gates
+
+
+def launch_swiglu(x: Tensor) -> Tensor:
+    """Arguments as `swiglu`."""
+    batch, rows = x.shape[0], x.shape[1] // 2
+    y = torch.empty(batch, rows, dtype=x.dtype, device=x.device)
+    block = min(1024, triton.next_power_of_2(rows))
+    grid = (triton.cdiv(rows, block), batch)
+    _swiglu_kernel[grid](x.contiguous(), y, rows, BLOCK_N=block, num_warps=WARPS, **_dependent(x))
+    return y
+
+
+def launch_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Arguments as `rotate_pairs`."""
+    batch, heads, width = x.shape
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    _rotate_kernel[(batch * heads,)](
+        x, cos.contiguous(), sin.contiguous(), y, *x.stride()[:2], heads, width // 2,
+        BLOCK_D=max(16, triton.next_power_of_2(width // 2)), num_warps=1, **_dependent(x),
+    )  # fmt: skip
+    return y
+
+
+def _dependent(x: Tensor) -> dict[str, bool]:
+    return {"OVERLAP": True, "launch_pdl": True} if overlaps(x.device) else {"OVERLAP": False}
+
+
+@triton.jit
+def _normed(row, weight, width, eps, dtype):
+    """RMSNorm as the models do it: reduced in float32, cast, then weighted."""
+    row = row * tl.rsqrt(tl.sum(row * row, axis=0) / width + eps)
+    return (row.to(dtype).to(tl.float32) * weight.to(tl.float32)).to(dtype).to(tl.float32)
+
+
+@triton.jit
+def _linear_kernel(
+    x, weight, norm_weight, gate_weight, gate_bias, residual, y, gates,
+    rows, width, num_gates, eps, cap,
+    NORM: tl.constexpr, GATE_BIAS: tl.constexpr, GLU: tl.constexpr, RESIDUAL: tl.constexpr,
+    SOFT_CAP: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    if OVERLAP:
+        gdc_launch_dependents()
+    program, sequence = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    ks = tl.arange(0, BLOCK_K)
+    inside = ks < width
+    dtype = x.dtype.element_ty
+    gain = tl.zeros([BLOCK_K], dtype=tl.float32)
+    if NORM:
+        gain = tl.load(norm_weight + ks, mask=inside, other=0.0).to(tl.float32)
+    blocks = tl.cdiv(rows, BLOCK_N)
+    if program < blocks:
+        ns = program.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+        there = (ns < rows)[:, None] & inside[None, :]
+        place = weight + ns[:, None] * width + ks[None, :]
+        w = tl.load(place, mask=there, other=0.0, eviction_policy="evict_first")
+        if GLU:
+            lower = tl.load(
+                place + rows.to(tl.int64) * width, mask=there, other=0.0, eviction_policy="evict_first"
+            )
+        if OVERLAP:
+            gdc_wait()
+        row = tl.load(x + sequence * width + ks, mask=inside, other=0.0).to(tl.float32)
+        if NORM:
+            row = _normed(row, gain, width, eps, dtype)
+        result = tl.sum(w.to(tl.float32) * row[None, :], axis=1).to(dtype).to(tl.float32)
+        if GLU:
+            up = tl.sum(lower.to(tl.float32) * row[None, :], axis=1).to(dtype).to(tl.float32)
+            result = ((result * tl.sigmoid(result)).to(dtype).to(tl.float32) * up).to(dtype).to(tl.float32)
+        if SOFT_CAP:
+            # tanh by the sigmoid, which every version of Triton has.
+            result = (cap * (2.0 * tl.sigmoid(2.0 * result / cap) - 1.0)).to(dtype).to(tl.float32)
+        out = sequence * rows + ns
+        if RESIDUAL:
+            result += tl.load(residual + out, mask=ns < rows, other=0.0).to(tl.float32)
+        tl.store(y + out, result.to(dtype), mask=ns < rows)
+    else:
+        gate = program - blocks
+        v = tl.load(gate_weight + gate * width + ks, mask=inside, other=0.0).to(tl.float32)
+        bias = tl.load(gate_bias + gate).to(tl.float32) if GATE_BIAS else 0.0
+        if OVERLAP:
+            gdc_wait()
+        row = tl.load(x + sequence * width + ks, mask=inside, other=0.0).to(tl.float32)
+        if NORM:
+            row = _normed(row, gain, width, eps, dtype)
+        tl.store(gates + sequence * num_gates + gate, tl.sum(v * row, axis=0) + bias)
+
+
+@triton.jit
+def _add_norm_kernel(
+    x, change, norm_weight, gate_weight, gate_bias, total, normed, gates, width, eps,
+    CHANGE: tl.constexpr, GATES: tl.constexpr, GATE_BIAS: tl.constexpr, BLOCK_K: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):  # fmt: skip
+    if OVERLAP:
+        gdc_launch_dependents()
+    sequence = tl.program_id(0).to(tl.int64)
+    ks = tl.arange(0, BLOCK_K)
+    inside = ks < width
+    dtype = x.dtype.element_ty
+    gain = tl.load(norm_weight + ks, mask=inside, other=0.0).to(tl.float32)
+    if OVERLAP:
+        gdc_wait()
+    row = tl.load(x + sequence * width + ks, mask=inside, other=0.0).to(tl.float32)
+    if CHANGE:
+        row += tl.load(change + sequence * width + ks, mask=inside, other=0.0).to(tl.float32)
+        row = row.to(dtype).to(tl.float32)
+        tl.store(total + sequence * width + ks, row.to(dtype), mask=inside)
+    row = _normed(row, gain, width, eps, dtype)
+    tl.store(normed + sequence * width + ks, row.to(dtype), mask=inside)
+    for gate in tl.static_range(GATES):
+        v = tl.load(gate_weight + gate * width + ks, mask=inside, other=0.0).to(tl.float32)
+        value = tl.sum(v * row, axis=0)
+        if GATE_BIAS:
+            value += tl.load(gate_bias + gate).to(tl.float32)
+        tl.store(gates + sequence * GATES + gate, value)
+
+
+@triton.jit
+def _swiglu_kernel(x, y, rows, BLOCK_N: tl.constexpr, OVERLAP: tl.constexpr):
+    if OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
+    sequence = tl.program_id(1).to(tl.int64)
+    ns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    there = ns < rows
+    gate = tl.load(x + sequence * 2 * rows + ns, mask=there, other=0.0).to(tl.float32)
+    up = tl.load(x + sequence * 2 * rows + rows + ns, mask=there, other=0.0).to(tl.float32)
+    dtype = y.dtype.element_ty
+    tl.store(
+        y + sequence * rows + ns,
+        ((gate * tl.sigmoid(gate)).to(dtype).to(tl.float32) * up).to(dtype),
+        mask=there,
+    )
+
+
+@triton.jit
+def _rotate_kernel(
+    x, cos, sin, y, x_sequence, x_head, heads, half, BLOCK_D: tl.constexpr, OVERLAP: tl.constexpr
+):
+    if OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
+    sequence, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
+    ds = tl.arange(0, BLOCK_D)
+    there = ds < half
+    source = x + sequence * x_sequence + head * x_head + ds
+    target = y + (sequence * heads + head) * 2 * half + ds
+    one = tl.load(source, mask=there, other=0.0).to(tl.float32)
+    two = tl.load(source + half, mask=there, other=0.0).to(tl.float32)
+    c = tl.load(cos + sequence * half + ds, mask=there, other=0.0)
+    s = tl.load(sin + sequence * half + ds, mask=there, other=0.0)
+    dtype = y.dtype.element_ty
+    tl.store(target, (one * c - two * s).to(dtype), mask=there)
+    tl.store(target + half, (two * c + one * s).to(dtype), mask=there)

@@ -1,0 +1,153 @@
+"""The decode step's maps against plain PyTorch in float64, and against the layers of the models in bfloat16."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels.linear import add_norm, rotate_pairs, skinny_linear, swiglu
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+BACKENDS = ["reference", "triton"]
+SHAPES = [(1, 16, 8), (1, 96, 40), (2, 100, 33), (3, 64, 130)]
+"""B, K, N: tails of both."""
+EPS = 1e-6
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, dtype=torch.float64, generator=generator).to(dtype).to(DEVICE)
+
+
+def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + EPS).sqrt() * weight
+
+
+def assert_close(actual: Tensor, wanted: Tensor, tolerance: float = 1e-5) -> None:
+    error = (actual.double() - wanted.double()).norm() / wanted.double().norm()
+    assert error < tolerance, f"relative error {float(error):.1e}"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("norm", "glu", "residual", "cap"),
+    [*itertools.product([False, True], [False, True], [False, True], [None, 2.0])],
+)
+def test_a_map_is_what_stands_around_it_in_float64(
+    backend: str, shape: tuple[int, int, int], norm: bool, glu: bool, residual: bool, cap: float | None
+) -> None:
+    B, K, N = shape
+    x, weight = normal(B, K), normal(N * (1 + glu), K, seed=1) / K**0.5
+    gain, kept = normal(K, seed=2) + 2, normal(B, N, seed=3)
+    wanted = F.linear(rms_norm(x, gain) if norm else x, weight)
+    if glu:
+        wanted = F.silu(wanted[:, :N]) * wanted[:, N:]
+    if cap is not None:
+        wanted = cap * torch.tanh(wanted / cap)
+    if residual:
+        wanted = wanted + kept
+    found, gates = skinny_linear(
+        x.float(),
+        weight.float(),
+        norm_weight=gain.float() if norm else None,
+        glu=glu,
+        residual=kept.float() if residual else None,
+        soft_cap=cap,
+        backend=backend,
+    )
+    assert gates is None
+    assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("bias", [False, True])
+def test_gates_come_from_the_same_normed_vector(backend: str, bias: bool) -> None:
+    x, weight, gain = normal(2, 48), normal(20, 48, seed=1), normal(48, seed=2) + 2
+    gate_weight, gate_bias = normal(6, 48, seed=3), normal(6, seed=4)
+    found, gates = skinny_linear(
+        x.float(),
+        weight.float(),
+        norm_weight=gain.float(),
+        gate_weight=gate_weight.float(),
+        gate_bias=gate_bias.float() if bias else None,
+        backend=backend,
+    )
+    normed = rms_norm(x, gain)
+    assert gates is not None
+    assert gates.dtype == torch.float32
+    assert_close(found, F.linear(normed, weight))
+    assert_close(gates, F.linear(normed, gate_weight, gate_bias if bias else None))
+
+
+@pytest.mark.parametrize("glu", [False, True])
+def test_bfloat16_rounds_where_the_layers_round(glu: bool) -> None:
+    x, weight = normal(1, 512, dtype=torch.bfloat16), normal(64, 512, seed=1, dtype=torch.bfloat16) / 16
+    gain = normal(512, seed=2, dtype=torch.bfloat16) + 2
+    options = {
+        "norm_weight": gain,
+        "glu": glu,
+        "residual": normal(1, 32 if glu else 64, dtype=torch.bfloat16),
+    }
+    found, _ = skinny_linear(x, weight, backend="triton", **options)
+    wanted, _ = skinny_linear(x, weight, backend="reference", **options)
+    assert found.dtype == torch.bfloat16
+    # The interpreter cuts bfloat16 off where a GPU rounds.
+    assert_close(found, wanted, 2**-7 if DEVICE == "cuda" else 4e-2)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("change", [False, True])
+def test_add_norm(backend: str, change: bool) -> None:
+    x, delta, gain = normal(3, 100), normal(3, 100, seed=1), normal(100, seed=2) + 2
+    weight, bias = normal(5, 100, seed=3), normal(5, seed=4)
+    total, normed, gates = add_norm(
+        x.float(),
+        delta.float() if change else None,
+        gain.float(),
+        EPS,
+        gate_weight=weight.float(),
+        gate_bias=bias.float(),
+        backend=backend,
+    )
+    wanted = x + delta if change else x
+    assert gates is not None
+    assert_close(total, wanted)
+    assert_close(normed, rms_norm(wanted, gain))
+    assert_close(gates, F.linear(rms_norm(wanted, gain), weight, bias))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_swiglu(backend: str) -> None:
+    x = normal(3, 2 * 70)
+    assert_close(swiglu(x.float(), backend), F.silu(x[:, :70]) * x[:, 70:])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rotation_takes_a_slice_of_a_wider_tensor(backend: str) -> None:
+    wide, angle = normal(2, 3 * 4 * 24), normal(2, 12, seed=1)
+    x = wide[:, 96:192].unflatten(-1, (4, 24))
+    first, second = x.chunk(2, -1)
+    c, s = angle.cos()[:, None], angle.sin()[:, None]
+    wanted = torch.cat([first * c - second * s, second * c + first * s], -1)
+    part = wide.float()[:, 96:192].unflatten(-1, (4, 24))
+    found = rotate_pairs(part, angle.cos().float(), angle.sin().float(), backend)
+    assert found.is_contiguous()
+    assert_close(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("weight", {"weight": torch.ones(8, 15)}),
+        ("norm_weight", {"norm_weight": torch.ones(15)}),
+        ("gate_weight", {"gate_weight": torch.ones(2, 15)}),
+        ("residual", {"residual": torch.ones(1, 7)}),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_named(name: str, options: dict[str, Tensor]) -> None:
+    arguments = {"weight": torch.ones(8, 16), **options}
+    with pytest.raises(ValueError, match=name):
+        skinny_linear(torch.ones(1, 16), **arguments)
