@@ -130,6 +130,8 @@ def devices_of(run: PlannedRun, resources: Resources, most: int | None = None) -
     Any number gives the same run, so a machine that has fewer, `most`, gives all of them.
     """
     wanted = max(1, int(resources.gpus_of(run.N)))
+    if run.spec.task is not None:  # a model of a capability suite is small
+        return 1
     return min(wanted, run.spec.batch_size, most or wanted)
 
 
