@@ -95,8 +95,8 @@ def refuse_what_does_not_fit(needed: Footprint, device: torch.device, asked: str
     if needed.total > available:
         raise MemoryLimitError(
             f"{asked} need about {_size(needed.total)} ({_size(needed.state)} state, {_size(needed.prefill)}"
-            f" to read the prompt) and {device} has {_size(available)} free: shorten the prompt, ask for fewer"
-            " tokens or sequences"
+            f" to read the prompt) and {device} has {_size(available)} free: shorten the prompt, or ask for"
+            " fewer tokens or sequences"
         )
 
 

@@ -1,0 +1,115 @@
+"""Generation on a GPU: the captured step against the full forward and against steps that are not captured."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.xlstm.test_generation import CONFIGS, OTHERS, lively, tokens
+from xlstm.accounting import mlstm_config, transformer_config
+from xlstm.config import ModelConfig
+from xlstm.generation import (
+    MemoryLimitError,
+    Sampling,
+    Session,
+    footprint,
+    generate,
+    inference_model,
+    random_model,
+)
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+WIDE = {"vocab_size": 50, "d_model": 128, "num_blocks": 2, "num_heads": 2}
+BOTH = pytest.mark.parametrize(
+    "config", [mlstm_config(**WIDE), transformer_config(**WIDE)], ids=lambda config: config.arch
+)
+
+
+def feed(session: Session, text: Tensor) -> Tensor:
+    return torch.stack([session.step(column).clone() for column in text.T], 1)
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    return ((found.double() - expected.double()).norm() / expected.double().norm()).item()
+
+
+@BOTH
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_captured_step_is_the_full_forward(config: ModelConfig, batch: int) -> None:
+    """float32 weights, float64 on the CPU as the measure; and as close in bfloat16 as a full forward is."""
+    exact, text = lively(config, torch.float64), tokens(batch, 150)
+    expected = exact(text)[:, 99:].cuda()
+    for dtype in (torch.float32, torch.bfloat16):
+        model = inference_model(lively(config, torch.float32), dtype, "cuda")
+        whole = error(model(text.cuda())[:, 99:], expected)
+        session = Session(model, batch, 150)
+        first = session.prefill(text[:, :100].cuda())[:, None].clone()
+        logits = torch.cat([first, feed(session, text[:, 100:].cuda())], 1)
+        assert error(logits, expected) < 1.5 * whole + 1e-3, dtype
+
+
+@pytest.mark.parametrize("config", CONFIGS + OTHERS, ids=lambda config: config.arch)
+def test_captured_and_not(config: ModelConfig) -> None:
+    """The same tokens after ragged prompts, from two sessions of one model; and again after a reset."""
+    model = inference_model(lively(config, torch.float32), torch.float32, "cuda")
+    prompts = [tokens(1, n, seed=n)[0] for n in (3, 40, 17)]
+    texts = []
+    for graph in (False, True):
+        session = Session(model, 3, 100, cuda_graph=graph)
+        for _ in range(2):
+            session.prefill(prompts)
+            texts.append(session.decode(30))
+            session.reset()
+    assert all(torch.equal(text, texts[0]) for text in texts[1:])
+    assert len(texts[0].unique()) > 1
+
+
+def test_a_cache_that_grows_is_captured_again() -> None:
+    model = inference_model(lively(CONFIGS[1], torch.float32), torch.float32, "cuda")
+    prompt = tokens(2, 5).cuda()
+    roomy, tight = Session(model, 2, 80), Session(model, 2, 6)
+    roomy.prefill(prompt)
+    tight.prefill(prompt)
+    assert torch.equal(roomy.decode(60), tight.decode(60))
+    assert tight.capacity >= 65
+
+
+@BOTH
+def test_seeds_stops_and_streams(config: ModelConfig) -> None:
+    model = inference_model(lively(config, torch.float32), device="cuda")
+    sampling = Sampling(temperature=1.5, top_k=20, top_p=0.9)
+    first, again, other = (generate(model, [[1], [2, 3]], 40, sampling=sampling, seed=s) for s in (1, 1, 2))
+    assert first == again != other
+    stop = [first[0].tokens[7]]
+    stopped = generate(model, [[1], [2, 3]], 40, sampling=sampling, seed=1, stop=stop)
+    assert stopped[0].tokens == first[0].tokens[: first[0].tokens.index(stop[0])]
+
+
+@BOTH
+def test_a_prompt_beyond_memory_is_refused_before_it_is_read(config: ModelConfig) -> None:
+    model = random_model(config, device="cuda")
+    before = torch.cuda.memory_allocated()
+    with pytest.raises(MemoryLimitError, match="free: shorten the prompt"):
+        Session(model, 10_000_000, 1_000_000)
+    assert torch.cuda.memory_allocated() == before
+
+
+@BOTH
+def test_the_prediction_covers_what_a_prefill_takes(config: ModelConfig) -> None:
+    """And is not many times more."""
+    model = random_model(config, device="cuda")
+    session = Session(model, 2, 16_384)
+    prompt = tokens(2, 16_000).cuda()
+    session.prefill(prompt)  # workspaces and kernels
+    session.reset()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    session.prefill(prompt)
+    taken = torch.cuda.max_memory_allocated() - before
+    predicted = footprint(
+        model, batch_size=2, capacity=16_384, prompt_length=16_000, prefill_tokens=65_536
+    ).prefill
+    assert taken <= predicted <= 6 * taken, (taken, predicted)
