@@ -32,5 +32,8 @@ def isoflop_sweep(
             return pipeline.pause(sweep)
         runs = pipeline.gather_runs(sweep)
         analysis = pipeline.fit_all(sweep, runs)
+        pipeline.hold_out(sweep, plan, corpus, analysis)
+        if pipeline.is_paused(sweep):
+            return pipeline.pause(sweep)
         report = pipeline.write_report(sweep, runs, analysis)
         return pipeline.conclude(sweep, runs, analysis, report)

@@ -42,7 +42,7 @@ def facts(view: View) -> list[tuple[str, str]]:
         "Made": made.created_at,
         "Source of the runs": made.source,
         "Runs": f"{done.height} finished of {view.runs.height}",
-        "Training compute": f"{numbers.flops(trained)} FLOPs in all finished runs",
+        "Training compute": f"{numbers.flops(trained)} FLOPs in all finished runs{_spared(done, trained)}",
         "Training time": _device_hours(done),
         "Wall time": _wall_time(made.wall_time_s),
         "Device": made.device or ", ".join(devices),
@@ -52,6 +52,14 @@ def facts(view: View) -> list[tuple[str, str]]:
         "Make it again": made.regenerate or "",
     }
     return [(name, value) for name, value in known.items() if value]
+
+
+def _spared(done: pl.DataFrame, trained: float) -> str:
+    """What was really spent, where runs shared trunks."""
+    spent = float(done["spent_flops"].fill_null(done["train_flops"]).sum())
+    if spent > 0.999 * trained:
+        return ""
+    return f", of which {numbers.flops(spent)} were spent: runs branched off trunks that they share"
 
 
 def _device_hours(done: pl.DataFrame) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
@@ -18,10 +18,12 @@ from reports.facts import conditions, data_facts, facts
 from reports.figures import Figure
 from reports.notices import notices
 from reports.palette import css_variables
+from reports.predicted import predicted_runs, verdicts
 from reports.provenance import Provenance
 from reports.view import View, make_view
 from reports.whatif import what_if
 from sweeps.laws.types import Analysis
+from sweeps.predicted import Outcome
 
 
 def render(
@@ -30,12 +32,13 @@ def render(
     provenance: Provenance,
     *,
     curves: pl.DataFrame | None = None,
+    predicted: Sequence[Outcome] = (),
 ) -> str:
     """The report as HTML. `curves` holds training histories: run_key, D (tokens seen), loss.
 
     Raises `ValueError` where the run table lacks a column that identifies a run.
     """
-    view = make_view(runs, analysis, provenance, curves)
+    view = make_view(runs, analysis, provenance, curves, predicted)
     drawn = draw(view)
     panel = what_if(view)
     return template("report.html.j2").render(
@@ -43,6 +46,7 @@ def render(
         provenance=provenance,
         made=_date(provenance.created_at),
         answer=answer(view),
+        verdicts=verdicts(view),
         notices=notices(view),
         figures=drawn,
         figure_data=script_json(vega(chain.from_iterable(drawn.values()))),
@@ -123,6 +127,7 @@ def _tables(view: View) -> dict[str, Table | None]:
         tables.fit_diagnostics,
         tables.comparisons,
         tables.context_laws,
+        predicted_runs,
         tables.hold_out,
         run_tables.runs,
         run_tables.failed_runs,

@@ -92,10 +92,19 @@ def training_costs(view: View) -> Table:
     ]
     return Table(
         key="training-costs",
-        caption="What the finished trainings took: in all, and the median run.",
+        caption=(
+            "What the finished trainings took: in all, and the median run."
+            + (
+                " FLOPs are those of the runs by themselves, as the fits count them; fewer were spent, since"
+                " runs branched off shared trunks."
+                if _is_shared(view)
+                else ""
+            )
+        ),
         columns=(
             *group_columns(view),
-            *right("Runs", "FLOPs", "Hours", "Tokens a second", "FLOP/s", "Memory"),
+            *right("Runs", "FLOPs", *(["Spent"] if _is_shared(view) else []), "Hours"),
+            *right("Tokens a second", "FLOP/s", "Memory"),
             *left("Device"),
         ),
         rows=tuple(rows) if view.runs["wall_time_s"].count() else (),
@@ -105,18 +114,25 @@ def training_costs(view: View) -> Table:
 def _spent(view: View, place: int) -> tuple[Cell, ...]:
     done = view.runs.filter(finished() & (pl.col("g") == place))
     timed = done.filter(pl.col("wall_time_s") > 0)
-    rate = (timed["train_flops"] / timed["wall_time_s"]).median()
+    spent = done["spent_flops"].fill_null(done["train_flops"])
+    rate = (timed["spent_flops"].fill_null(timed["train_flops"]) / timed["wall_time_s"]).median()
     hours = float(timed["wall_time_s"].sum()) / 3600
     devices = sorted(set(done["device"].drop_nulls().to_list()))
     return (
         integer(done.height),
         number(float(done["train_flops"].sum()), numbers.flops),
+        *([number(float(spent.sum()), numbers.flops)] if _is_shared(view) else []),
         number(hours or None, numbers.ratio),
         number(_median(done, "tokens_per_s"), numbers.count),
         number(rate if isinstance(rate, float) else None, numbers.flops),
         number(_median(done, "memory_bytes"), numbers.size),
         Cell(", ".join(devices)),
     )
+
+
+def _is_shared(view: View) -> bool:
+    """Whether some run was spared steps that it shares with another."""
+    return bool((view.runs["spent_flops"] < 0.999 * view.runs["train_flops"]).any())
 
 
 def _median(table: pl.DataFrame, column: str) -> float | None:

@@ -1,6 +1,6 @@
 """What every part of a report asks of the runs and the analysis: order, labels, budgets, the optimum."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +10,7 @@ import polars as pl
 from reports.palette import arch_label, arch_order
 from reports.provenance import Provenance
 from sweeps.laws.types import Analysis, Comparison, GroupAnalysis, OptimumPrediction
+from sweeps.predicted import Outcome
 from sweeps.run_models import config_of
 from sweeps.run_table import RUN_TABLE_SCHEMA
 from xlstm.config import ModelConfig
@@ -27,6 +28,8 @@ class View:
     provenance: Provenance
     curves: pl.DataFrame | None = None
     """Training histories, thinned: `run_key`, `D` (tokens seen), `loss` (nats per token)."""
+    predicted: Sequence[Outcome] = ()
+    """Hold-out runs."""
 
     @cached_property
     def archs(self) -> list[str]:
@@ -127,7 +130,11 @@ class View:
 
 
 def make_view(
-    runs: pl.DataFrame, analysis: Analysis, provenance: Provenance, curves: pl.DataFrame | None = None
+    runs: pl.DataFrame,
+    analysis: Analysis,
+    provenance: Provenance,
+    curves: pl.DataFrame | None = None,
+    predicted: Sequence[Outcome] = (),
 ) -> View:
     """Completes the run table and numbers its groups and budgets.
 
@@ -151,7 +158,7 @@ def make_view(
         gap=spent / complete["budget"] - 1,
         url=_urls(provenance),
     )
-    return View(numbered, analysis, provenance, curves)
+    return View(numbered, analysis, provenance, curves, predicted)
 
 
 def _names() -> pl.Expr:

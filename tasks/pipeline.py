@@ -8,7 +8,7 @@ import functools
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from sweeps.laws import readers
 from sweeps.laws.types import Analysis
 from sweeps.plan import Plan, PlannedRun
 from sweeps.spec import SweepSpec
-from tasks import deployments, preparation, results, tracking
+from tasks import deployments, holdout, preparation, results, tracking
 from tasks.artifacts import published
 from tasks.engines import launched_ahead, place
 from tasks.errors import UserError, user_errors
@@ -161,8 +161,39 @@ def train_all(sweep: Sweep, plan: Plan, corpus: Corpus) -> None:
     A failed run is a failed task and no more.
     """
     sweep.progress.stage("training")
+    train_runs(sweep, plan.runs, corpus)
+
+
+@task(name="predict the hold-out", cache_policy=NO_CACHE)
+def predict_hold_out(sweep: Sweep, corpus: Corpus, analysis: Analysis) -> tuple[PlannedRun, ...]:
+    """The runs beyond the grid that the spec asks for, each predicted, and both written down."""
+    sweep.progress.stage("predicting the hold-out")
+    vocab_size = preparation.vocab_size(sweep.spec, corpus)
+    made = holdout.make_hold_out(sweep.spec, analysis, corpus, vocab_size, sweep.state)
+    for said in made.predictions:
+        get_run_logger().info(
+            "%s: predicted %.4f [%.4f, %.4f] nats per token at %s",
+            *(said.run_name, said.loss.value, said.loss.low, said.loss.high, said.predicted_at),
+        )
+    sweep.progress.add(made.runs)
+    return made.runs
+
+
+def hold_out(sweep: Sweep, plan: Plan, corpus: Corpus, analysis: Analysis) -> None:
+    """Predict the hold-out runs, and only then train them; nothing where the spec asks for none."""
+    if sweep.spec.holdout is None:
+        return
+    runs = predict_hold_out(sweep, corpus, analysis)
+    sweep.progress.stage("training the hold-out")
+    train_runs(sweep, runs, corpus, others=plan.runs)
+
+
+def train_runs(
+    sweep: Sweep, runs: Sequence[PlannedRun], corpus: Corpus, others: Sequence[PlannedRun] = ()
+) -> None:
+    """Train runs; `others` may share trunks with them."""
     there = place(sweep.spec.resources, sweep.state)
-    wanted = not tracking.seem_settled(sweep.state, [run.run_key for run in plan.runs])
+    wanted = not tracking.seem_settled(sweep.state, [run.run_key for run in runs])
     with (
         launched_ahead(there, wanted=wanted) as launch,
         published(sweep.state, sweep.progress, artifact_key("sweep", sweep.name), _url(sweep)),
@@ -174,14 +205,12 @@ def train_all(sweep: Sweep, plan: Plan, corpus: Corpus) -> None:
             there.room,
             hearing=Reporter(sweep),
             launch=launch,
-            limit=time_limit(sweep, plan),
-            runs=plan.runs,
+            limit=time_limit(sweep, runs),
+            runs=(*others, *runs),
         ) as trainer,
         live_page(sweep),
     ):
-        futures = [
-            runner.submit(train, {"sweep": sweep, "trainer": trainer, "run": run}) for run in plan.runs
-        ]
+        futures = [runner.submit(train, {"sweep": sweep, "trainer": trainer, "run": run}) for run in runs]
         for future in futures:
             future.wait()
 
@@ -190,11 +219,11 @@ def _url(sweep: Sweep) -> str | None:
     return experiment_url(tracking.ensure_experiment(sweep.state, sweep.name))
 
 
-def time_limit(sweep: Sweep, plan: Plan) -> TimeLimit | None:
+def time_limit(sweep: Sweep, runs: Sequence[PlannedRun]) -> TimeLimit | None:
     """The limit of a flow that has one; it learns the pace from the runs that finish."""
     if sweep.limit_s is None:
         return None
-    before = preparation.measured_pace(plan, sweep.state)
+    before = preparation.measured_pace(runs, sweep.state)
 
     def by_now() -> Pace:
         here = pace_of(sweep.progress.snapshot())
@@ -256,7 +285,7 @@ def read_runs(
 def fit_all(sweep: Sweep, runs: pl.DataFrame) -> Analysis:
     """Every architecture and context length, and their comparison."""
     sweep.progress.stage("fitting")
-    return results.fit(runs, sweep.spec.laws.settings(), sweep.folder)
+    return results.fit(runs, sweep.spec.law_settings(), sweep.folder)
 
 
 @task(name="report", cache_policy=NO_CACHE)
@@ -272,7 +301,12 @@ def write_report(sweep: Sweep, runs: pl.DataFrame, analysis: Analysis) -> Path:
         regenerate=sweep.regenerate,
     )
     path = results.report(
-        runs, analysis, origin, sweep.folder, tracking_uri=None if sweep.table else sweep.state.tracking_uri
+        runs,
+        analysis,
+        origin,
+        sweep.folder,
+        tracking_uri=None if sweep.table else sweep.state.tracking_uri,
+        predicted=[] if sweep.table else holdout.outcomes(sweep.spec, sweep.state),
     )
     experiment = tracking.ensure_experiment(sweep.state, sweep.name)
     files = [path, sweep.folder / "analysis.json", sweep.folder / "runs.parquet"]

@@ -1,7 +1,7 @@
 """From the name of a profile to a plan: spec, corpus, table of runs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import yaml
 from sweeps.gather import finished_runs
 from sweeps.laws.planning import describe_plan_quality
 from sweeps.laws.text import describe_plan
-from sweeps.plan import Plan, make_plan
+from sweeps.plan import Plan, PlannedRun, make_plan
 from sweeps.spec import SpecError, SweepSpec
 from sweeps.spec_files import Yaml12Loader, json_schema, load_spec, parse_spec
 from tasks import tracking
@@ -83,10 +83,15 @@ def plan_runs(spec: SweepSpec, corpus: Corpus) -> Plan:
 
     SpecError where `data.vocab_size` is less than the tokenizer has.
     """
+    return make_plan(spec, corpus.spec(), vocab_size(spec, corpus))
+
+
+def vocab_size(spec: SweepSpec, corpus: Corpus) -> int:
+    """Of the models: what the spec declares, or else the tokenizer's. SpecError where it declares too few."""
     declared, found = spec.data.vocab_size, corpus.meta.vocab_size
     if declared is not None and declared < found:
         raise SpecError(f"data.vocab_size = {declared}: the tokenizer has {found}; give at least that many")
-    return make_plan(spec, corpus.spec(), declared or found)
+    return declared or found
 
 
 def _is_prepared(spec: SweepSpec, state: State) -> bool:
@@ -95,11 +100,11 @@ def _is_prepared(spec: SweepSpec, state: State) -> bool:
 
 def _plan_without_corpus(spec: SweepSpec) -> tuple[Plan, str]:
     """The plan for the declared vocabulary, and what to say of the corpus; its run keys are not yet final."""
-    source, vocab_size = spec.data.corpus_spec(), spec.data.vocab_size
-    assert vocab_size is not None
+    source, declared = spec.data.corpus_spec(), spec.data.vocab_size
+    assert declared is not None
     data = DataSpec(name=source.name, tokenizer=source.tokenizer_label, content_hash="not prepared")
-    planned = f"not prepared; planned for a vocabulary of {vocab_size:,}"
-    return make_plan(spec, data, vocab_size), f"{data.name}, {data.tokenizer}: {planned}"
+    planned = f"not prepared; planned for a vocabulary of {declared:,}"
+    return make_plan(spec, data, declared), f"{data.name}, {data.tokenizer}: {planned}"
 
 
 def save_plan(plan: Plan, corpus: Corpus, state: State) -> None:
@@ -148,7 +153,7 @@ def view_plan(spec: SweepSpec, state: State) -> PlanView:
             f"{meta.name}, {meta.tokenizer}: {meta.train.tokens:,} training tokens from"
             f" {meta.train.documents:,} files, unigram loss {meta.unigram_entropy:.3f} nats per token"
         )
-    done, rate = finished_keys(state), measured_pace(plan, state)
+    done, rate = finished_keys(state), measured_pace(plan.runs, state)
     here = machine()
     elsewhere = spec.resources.device == "cuda" and not here.gpus
     at_once = 1 if elsewhere else runs_at_once(spec.resources, here)
@@ -175,12 +180,12 @@ def _runs_so_far(folder: Path) -> pl.DataFrame | None:
     return pl.read_parquet(path) if path.exists() else None
 
 
-def measured_pace(plan: Plan, state: State) -> Pace:
-    """How the runs of a plan that are finished compare with their estimates."""
+def measured_pace(runs: Sequence[PlannedRun], state: State) -> Pace:
+    """How those of planned runs that are finished compare with their estimates."""
     if not state.is_tracked:
         return pace([])
     took = tracking.wall_times(state)
-    return pace((run, took[run.run_key]) for run in plan.runs if run.run_key in took)
+    return pace((run, took[run.run_key]) for run in runs if run.run_key in took)
 
 
 def finished_keys(state: State) -> set[str]:

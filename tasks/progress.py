@@ -86,18 +86,27 @@ class ProgressWriter:
         """Enter the runs, all queued."""
         with self._guard:
             self._progress.slots = slots
-            self._progress.runs = [
-                RunProgress(
-                    run_key=run.run_key,
-                    name=run.name,
-                    arch=run.spec.model.arch,
-                    budget=run.budget,
-                    estimated_s=run.estimated_s,
-                )
-                for run in runs
-            ]
-            self._by_key = {entry.run_key: entry for entry in self._progress.runs}
-            self._write()
+            self._progress.runs = []
+            self._enter(runs)
+
+    def add(self, runs: Sequence[PlannedRun]) -> None:
+        """Enter runs that follow from those before them."""
+        with self._guard:
+            self._enter(runs)
+
+    def _enter(self, runs: Sequence[PlannedRun]) -> None:
+        self._progress.runs += [
+            RunProgress(
+                run_key=run.run_key,
+                name=run.name,
+                arch=run.spec.model.arch,
+                budget=run.budget,
+                estimated_s=run.estimated_s,
+            )
+            for run in runs
+        ]
+        self._by_key = {entry.run_key: entry for entry in self._progress.runs}
+        self._write()
 
     def run(
         self,

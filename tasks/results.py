@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from sweeps.histories import loss_curves
 from sweeps.laws import LawSettings, analyse, from_json, to_json
 from sweeps.laws.types import Analysis
 from sweeps.plan import Plan
+from sweeps.predicted import Outcome
 from sweeps.run_models import serving_costs
 from sweeps.run_table import RUN_TABLE_SCHEMA
 from tasks.errors import UserError
@@ -106,11 +108,12 @@ def report(
     folder: Path,
     *,
     tracking_uri: str | None = None,
+    predicted: Sequence[Outcome] = (),
 ) -> Path:
     """Render `report.html`, with the loss curves of the runs where they are tracked; its path."""
     path = folder / "report.html"
     curves = None if tracking_uri is None else loss_curves(runs, tracking_uri)
-    write_atomically(path, render(runs, analysis, origin, curves=curves))
+    write_atomically(path, render(runs, analysis, origin, curves=curves, predicted=predicted))
     return path
 
 
