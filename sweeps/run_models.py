@@ -1,5 +1,7 @@
 """The models of a run table, rebuilt from their shapes, and what they cost to serve."""
 
+from typing import Any
+
 import polars as pl
 
 from sweeps.laws.inference_cost import ServingCost
@@ -30,7 +32,7 @@ def config_of(row: dict[str, object]) -> ModelConfig | None:
 
     None where the shape is not known, or does not have the row's N: then it is not ours.
     """
-    shape = {name: row.get(name) for name in ("d_model", "num_blocks", "num_heads")}
+    shape: dict[str, Any] = {name: row.get(name) for name in ("d_model", "num_blocks", "num_heads")}
     N, bare, arch = row.get("N"), row.get("N_non_embedding"), str(row.get("arch"))
     if not isinstance(N, float) or not isinstance(bare, float) or None in shape.values():
         return None
