@@ -120,7 +120,7 @@ def build_config(
     ValueError for an unknown name or a shape that does not fit it.
     """
     arch = canonical_arch(arch)
-    size = {"d_model": d_model, "num_blocks": num_blocks, "vocab_size": vocab_size}
+    size: dict[str, Any] = {"d_model": d_model, "num_blocks": num_blocks, "vocab_size": vocab_size}
     if arch == "lstm":
         return LSTMConfig(**size)
     size["num_heads"] = num_heads
