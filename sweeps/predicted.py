@@ -107,7 +107,8 @@ def hold_out_runs(spec: SweepSpec, analysis: Analysis, data: DataSpec, vocab_siz
 
 
 def predict_run(run: PlannedRun, analysis: Analysis, predicted_at: str) -> Prediction:
-    """The loss of a planned run: by its group's law at the run's own N and D, or L* where none is identified.
+    """The loss of a planned run: by its group's law at the run's own N and D, or, where that has no
+    interval or is not identified, L* of its budget by another method.
 
     `analysis` must hold the draws of its laws; without resamples there are no intervals.
     """
@@ -116,12 +117,7 @@ def predict_run(run: PlannedRun, analysis: Analysis, predicted_at: str) -> Predi
     )
     best = _optimum(group, run.budget)
     assert best is not None, "hold_out_runs plans none for such a group"
-    fit = next((fit for fit in group.parametric[:1] if identified(fit)), None)
-    if fit is None:
-        law_loss, loss, method = best.loss, best.loss, best.method
-    else:
-        law_loss, loss = _by_law(fit, run, analysis)
-        method = f"{fit.law} law, {fit.estimator}"
+    law_loss, loss, method = _answers(group, run, analysis, best)
     return Prediction(
         run_key=run.run_key,
         run_name=run.name,
@@ -151,6 +147,17 @@ def _optimum(group: GroupAnalysis, budget: float) -> OptimumPrediction | None:
         ),
         None,
     )
+
+
+def _answers(
+    group: GroupAnalysis, run: PlannedRun, analysis: Analysis, best: OptimumPrediction
+) -> tuple[Estimate, Estimate, str]:
+    """The first method in the order of trust that gives an interval; without any, the first."""
+    laws = [fit for fit in group.parametric[:1] if identified(fit)]
+    found = [(*_by_law(fit, run, analysis), f"{fit.law} law, {fit.estimator}") for fit in laws]
+    there = [o for o in group.optima if math.isclose(o.budget, best.budget, rel_tol=1e-6)]
+    found += [(o.loss, o.loss, f"L* by {o.method}") for o in there if math.isfinite(o.loss.value)]
+    return next((answer for answer in found if math.isfinite(answer[1].low + answer[1].high)), found[0])
 
 
 def _by_law(fit: LawFit, run: PlannedRun, analysis: Analysis) -> tuple[Estimate, Estimate]:
