@@ -6,7 +6,7 @@ BIN     := $(VENV)/bin
 STATE   := $(or $(ISOFLOP_HOME),.isoflop)
 PAPER_DATA ?= ../shared/data/paper
 
-.PHONY: help setup sweep paper test browser ui down lint clean
+.PHONY: help setup sweep paper test peers browser ui down lint clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -31,7 +31,18 @@ paper: setup ## xLSTM Scaling Laws again: import PAPER_DATA where nothing is imp
 	@test -f '$(STATE)/sweeps/paper/published/runs.parquet' || $(BIN)/isoflop import xlstm-scaling-laws '$(PAPER_DATA)'
 	@$(BIN)/isoflop report paper
 
-test: setup ## the tests
+peers: .peers/.complete ## the official implementations that checkpoints are tested against
+
+.peers/.complete: $(VENV)/.complete
+	@echo "installing transformers and xlstm beside the environment (once)"
+	@rm -rf .peers && mkdir .peers
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps \
+	  --target .peers/transformers transformers
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps \
+	  --target .peers/xlstm_large xlstm mlstm_kernels einops ninja omegaconf antlr4-python3-runtime
+	@touch $@
+
+test: setup peers ## the tests
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 browser: setup ## Chromium for the tests of the report (root on Debian), and these tests

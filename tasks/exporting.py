@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -11,7 +10,7 @@ from tasks.models import Found, open_model
 from tasks.state import State
 from xlstm.accounting import count_parameters
 from xlstm.checkpoints import CheckpointError, save_checkpoint
-from xlstm.data.tokenizers import TOKENIZER_FILE
+from xlstm.data.tokenizers import TOKENIZER_FILE, Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -52,25 +51,22 @@ def export_model(
 
 def _files(found: Found) -> dict[str, str]:
     files = {"README.md": _card(found)}
-    if found.tokenizer is not None:
-        text = found.tokenizer.to_json()
-        files[TOKENIZER_FILE] = text
-        files["tokenizer_config.json"] = json.dumps(_tokenizer_config(found, text), indent=1) + "\n"
-    return files
+    return files if found.tokenizer is None else files | tokenizer_files(found.tokenizer)
 
 
-def _tokenizer_config(found: Found, text: str) -> dict[str, Any]:
+def tokenizer_files(tokenizer: Tokenizer) -> dict[str, str]:
+    """What AutoTokenizer reads, by file name."""
     from tokenizers import Tokenizer as HuggingFaceTokenizer
 
-    assert found.tokenizer is not None
-    separator = HuggingFaceTokenizer.from_str(text).id_to_token(found.tokenizer.separator)
-    return {
+    text = tokenizer.to_json()
+    config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": separator,
+        "eos_token": HuggingFaceTokenizer.from_str(text).id_to_token(tokenizer.separator),
         "clean_up_tokenization_spaces": False,
         "add_bos_token": False,
         "add_eos_token": False,
     }
+    return {TOKENIZER_FILE: text, "tokenizer_config.json": json.dumps(config, indent=1) + "\n"}
 
 
 def _card(found: Found) -> str:

@@ -3,7 +3,7 @@
     python hugging_face.py JOBS.json
 
 Each job says where a model lies, or of what configuration it shall be made and where it shall be put, which
-tokens it reads, and where logits (B, S, V) and greedily generated tokens (B, N) go.
+tokens it reads, and where logits (B, S, V) and greedily generated tokens (B, N) go; or which text it reads.
 """
 
 import json
@@ -16,7 +16,7 @@ sys.modules["xlstm"] = None  # type: ignore[assignment]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 from transformers.models.xlstm.modeling_xlstm import xLSTMPreTrainedModel  # noqa: E402
 
 _init_weights = xLSTMPreTrainedModel._init_weights
@@ -48,7 +48,17 @@ def made(job: dict) -> torch.nn.Module:
     return model
 
 
+def read_text(job: dict) -> None:
+    """What AutoTokenizer makes of a text, and of its tokens again."""
+    tokenizer = AutoTokenizer.from_pretrained(job["folder"])
+    tokens = tokenizer(job["text"], add_special_tokens=False).input_ids
+    np.savez(job["out"], tokens=tokens, text=tokenizer.decode(tokens), end=tokenizer.eos_token_id)
+
+
 def run(job: dict) -> None:
+    if "text" in job:
+        read_text(job)
+        return
     if "config" in job:
         model = made(job)
     else:
