@@ -107,15 +107,20 @@ def sweep(
             metavar="TIME", help="pause after this time, as 8m, 1.5h or 540 (seconds); exit code 75 then"
         ),
     ] = None,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="without, `isoflop report` makes it later")
+    ] = True,
 ) -> None:
     """Run a sweep and follow it: `prefect deployment run isoflop-sweep/PROFILE`, with its services."""
-    limit = {} if time_limit is None else {"time_limit_s": seconds(time_limit)}
+    asked: dict[str, Any] = {} if time_limit is None else {"time_limit_s": seconds(time_limit)}
+    if not report:
+        asked["report"] = False
     changes = _changes(overrides)
     spec = read_spec(profile, changes)
     _follow(
         "isoflop-sweep",
         profile,
-        {"overrides": changes, **limit},
+        {"overrides": changes, **asked},
         name=spec.name,
         check=lambda state: plan_runs(spec, prepare_data(spec, state)),
     )

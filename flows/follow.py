@@ -123,5 +123,6 @@ def _conclude(
         raise typer.Exit(PAUSED_EXIT_CODE)
     if progress.runs:
         console.print(summary(progress, ended.name), highlight=False)
-    lines = [progress.message, "", f"report   {progress.report}", f"MLflow   {endpoints.mlflow_ui}"]
+    made = [] if progress.report is None else [f"report   {progress.report}"]
+    lines = [progress.message, "", *made, f"MLflow   {endpoints.mlflow_ui}"]
     console.print("\n".join([*lines, f"Prefect  {link}"]), highlight=False, soft_wrap=True)

@@ -14,7 +14,10 @@ from tasks import pipeline
 @flow(name="isoflop-sweep", flow_run_name="{profile}")
 @pipeline.refuse_politely
 def isoflop_sweep(
-    profile: str = "quick", overrides: dict[str, Any] | None = None, time_limit_s: float | None = None
+    profile: str = "quick",
+    overrides: dict[str, Any] | None = None,
+    time_limit_s: float | None = None,
+    report: bool = True,
 ) -> State:
     """Plan a sweep, train what is not trained yet, gather, fit and report.
 
@@ -23,6 +26,8 @@ def isoflop_sweep(
         overrides: dotted keys of the spec with other values, as {"resources.threads": 2}.
         time_limit_s: after so many seconds trainings leave checkpoints and the flow ends as Paused; the next
             flow run of the profile goes on from there.
+        report: without, the flow ends with its last training: `scaling-report` makes the report, there or
+            elsewhere.
     """
     with pipeline.open_sweep(profile, overrides, limit_s=time_limit_s) as sweep:
         corpus = pipeline.prepare_data(sweep)
@@ -35,5 +40,5 @@ def isoflop_sweep(
         pipeline.hold_out(sweep, plan, corpus, analysis)
         if pipeline.is_paused(sweep):
             return pipeline.pause(sweep)
-        report = pipeline.write_report(sweep, runs, analysis)
-        return pipeline.conclude(sweep, runs, analysis, report)
+        page = pipeline.write_report(sweep, runs, analysis) if report else None
+        return pipeline.conclude(sweep, runs, analysis, page)

@@ -7,7 +7,6 @@ from importlib.resources import files
 from typing import Any
 
 import altair as alt
-import vl_convert
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
@@ -41,6 +40,8 @@ def script_json(value: object) -> Markup:
 def vega_bundle() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script. Plain text: unpacking it would take a stream, which
     printers and screenshots do not wait for."""
+    import vl_convert  # large, and of no use to a machine that only trains
+
     version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", version)
     if "</script" in bundle.lower():

@@ -341,9 +341,9 @@ def pause(sweep: Sweep) -> PrefectState:
     return Completed(name=deployments.PAUSED, message=message)
 
 
-def conclude(sweep: Sweep, runs: pl.DataFrame, analysis: Analysis, report: Path) -> PrefectState:
-    """The flow's last word: what finished, what failed, and where the report is."""
-    message = f"{results.tally(runs)}; report: {report}"
+def conclude(sweep: Sweep, runs: pl.DataFrame, analysis: Analysis, report: Path | None) -> PrefectState:
+    """The flow's last word: what finished, what failed, and where the report is, if one was asked for."""
+    message = f"{results.tally(runs)}; report: {report or 'none was asked for'}"
     sweep.progress.stage("done", "\n".join((str(results.tally(runs)), *results.answer(analysis))))
     return Completed(message=message)
 

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import altair as alt
-import vl_convert
 
 from reports.figures.charts import CONFIG, Figure
 from reports.palette import colors
@@ -19,6 +18,8 @@ def save(figure: Figure, path: Path, *, dark: bool = False) -> Path:
 
     Raises `ValueError` for another suffix.
     """
+    import vl_convert  # large, and of no use to a machine that only trains
+
     text = _static(figure, dark=dark)
     if path.suffix == ".svg":
         path.write_text(vl_convert.vegalite_to_svg(text), encoding="utf-8")
