@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,17 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
+from xlstm.accounting import training_flops
 from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
 from xlstm.data import TokenStream
 from xlstm.models import build_model
 from xlstm.run_spec import DataSpec, OptimizerSpec, RunSpec
 from xlstm.training.blocks import kernels_for
 from xlstm.training.execution import PLAIN, Execution
+from xlstm.training.gauges import Gauges
+from xlstm.training.job import TrainJob
 from xlstm.training.loading import Batches
+from xlstm.training.memory import FILL, fitting_micro_batch, predicted_bytes
 from xlstm.training.module import TrainingModule, held_out_loss
 
 CONTEXT, BATCH, STEPS = 24, 6, 8
@@ -208,3 +213,34 @@ def test_recorded_steps_are_the_plain_ones(arch: str, micro_batch: int | None, c
     for precision, tolerance in (("32-true", 1e-5), ("bf16-mixed", 5e-3)):
         recorded = trained(arch, execution, micro_batch, precision, gpu=True)
         assert recorded[0] == pytest.approx(trained(arch, PLAIN, None, precision, gpu=True)[0], rel=tolerance)
+
+
+@pytest.mark.parametrize("arch", CONFIGS)
+def test_a_larger_micro_batch_is_foretold_more_memory_and_the_largest_that_fits_is_taken(arch: str) -> None:
+    run = spec(model=CONFIGS[arch], precision="bf16")
+    for execution in (Execution().settled(run, on_gpu=True), PLAIN):
+        needs = {n: predicted_bytes(run, n, execution) for n in (1, 2, 4, 8)}
+        assert sorted(needs.values()) == list(needs.values())
+        assert fitting_micro_batch(run, execution, 1.1 * needs[8]) is None
+        assert fitting_micro_batch(run, execution, 0.999 * needs[8] / FILL) == 4
+        assert fitting_micro_batch(run, execution, needs[2] / FILL) == 2
+        assert fitting_micro_batch(run, execution, 1.0) == 1
+    less = replace(PLAIN, checkpoint_blocks=True)
+    assert predicted_bytes(run, 8, less) < predicted_bytes(run, 8, PLAIN)
+
+
+def test_gauges_of_a_cpu_say_nothing_and_mfu_is_flops_over_the_peak() -> None:
+    run = spec()
+    assert Gauges(run, torch.device("cpu"), None).read(1e6) == {}
+    gauges = Gauges(run, torch.device("cpu"), peak=1e12, processes=2)
+    flops = training_flops(run.model, run.context_length, run.context_length) / run.context_length
+    assert gauges.read(5000.0) == {"mfu": pytest.approx(5000.0 * flops / 2e12)}
+    assert gauges.overall_power_w() is None
+
+
+def test_a_job_keeps_its_switches_on_the_way_to_its_process(tmp_path: Path) -> None:
+    job = TrainJob(
+        spec=spec(), data_folder=tmp_path, run_dir=tmp_path, tracking_uri="", experiment="", run_name="",
+        execution=Execution(compile=True, deterministic=False), gpu_share=0.25, cache_folder=tmp_path / "c",
+    )  # fmt: skip
+    assert TrainJob.from_json(job.to_json()) == job

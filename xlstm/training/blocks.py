@@ -32,6 +32,8 @@ def make_ready(model: nn.Module, execution: Execution) -> None:
     Blocks of one kind share one compiled graph: it is made once, whatever their number, and comes from disk
     in the next process.
     """
+    if not (execution.compile or execution.checkpoint_blocks):
+        return
     for block in _blocks(model):
         forward: Callable[..., Any] = block.forward
         if execution.compile:

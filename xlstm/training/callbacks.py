@@ -20,6 +20,7 @@ from torch import Tensor
 from xlstm.run_spec import RunSpec
 from xlstm.training.failures import Failure, NonFiniteLossError, StoppedError
 from xlstm.training.files import flush_to_disk, write_atomically
+from xlstm.training.gauges import Gauges
 from xlstm.training.job import PROGRESS
 from xlstm.training.module import TrainingModule, held_out_loss
 from xlstm.training.sharded import put_in_place, remove
@@ -37,9 +38,10 @@ class Monitor(Callback):
     Values stay on the device until they are needed: one synchronisation a history point, or a second.
     """
 
-    def __init__(self, spec: RunSpec, tracker: Tracker, run_dir: Path) -> None:
+    def __init__(self, spec: RunSpec, tracker: Tracker, run_dir: Path, gauges: Gauges) -> None:
         self.spec = spec
         self.tracker = tracker
+        self.gauges = gauges
         self.progress_file = run_dir / PROGRESS
         self.every = max(1, spec.steps // HISTORY_POINTS)
         self.tail: deque[float] = deque(maxlen=max(1, math.ceil(spec.steps * TAIL_FRACTION)))
@@ -113,13 +115,15 @@ class Monitor(Callback):
     def _log_window(self, step: int) -> None:
         losses, norms = zip(*self._window, strict=True)
         self.step_times.append(self._window_time / len(losses))
+        tokens_per_s = self.tokens_per_step / self.step_times[-1]
         self.tracker.log(
             step,
             {
                 "train_loss": statistics.fmean(losses),
                 "optimizer/grad_norm": statistics.fmean(norms),
                 "optimizer/lr": self.tracker.learning_rate(step - 1),
-                "tokens_per_s": self.tokens_per_step / self.step_times[-1],
+                "tokens_per_s": tokens_per_s,
+                **self.gauges.read(tokens_per_s),
             },
         )
         self._window.clear()

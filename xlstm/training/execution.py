@@ -36,12 +36,13 @@ class Execution:
     def settled(self, spec: RunSpec, *, on_gpu: bool, processes: int = 1) -> "Execution":
         """The same with every switch decided for a run."""
         total = training_flops(spec.model, spec.context_length, spec.tokens)
+        capable = on_gpu and spec.model.arch in ("mlstm", "transformer")  # no loop over the tokens in Python
         logits = spec.batch_size * spec.context_length * spec.model.vocab_size * 4
         return replace(
             self,
-            compile=_else(self.compile, on_gpu and total >= COMPILE_FROM_FLOPS),
+            compile=_else(self.compile, capable and total >= COMPILE_FROM_FLOPS),
             cuda_graph=_else(
-                self.cuda_graph, on_gpu and processes == 1 and total / spec.steps < GRAPH_BELOW_FLOPS
+                self.cuda_graph, capable and processes == 1 and total / spec.steps < GRAPH_BELOW_FLOPS
             ),
             fused_loss=_else(self.fused_loss, on_gpu or logits >= FUSE_FROM_BYTES),
             prefetch=(2 if on_gpu else 0) if self.prefetch is None else self.prefetch,

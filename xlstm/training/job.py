@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xlstm.run_spec import RunSpec, run_spec_from_dict
+from xlstm.training.execution import Execution
 from xlstm.training.failures import Failure
 from xlstm.trunk import TrunkJob
 
@@ -54,6 +55,12 @@ class TrainJob:
     """Of each process."""
     micro_batch: int | None = None
     """Sequences that go through the model at once, a process; None for all of its own. See TrainingModule."""
+    execution: Execution = field(default_factory=Execution)
+    """Switches that change how fast and in how much memory it trains, and no result beyond rounding."""
+    gpu_share: float = 1.0
+    """Of the GPU's memory, where several trainings share it."""
+    cache_folder: Path | None = None
+    """Where compiled kernels and what was measured of the machine are kept; None: nowhere."""
     attempt: int = 1
     """Which attempt of its flow this is, for the record."""
     checkpoint_every_s: float = 60.0
@@ -82,6 +89,8 @@ class TrainJob:
                 "data_folder": Path(fields["data_folder"]),
                 "run_dir": Path(fields["run_dir"]),
                 "peers": tuple(fields["peers"]),
+                "execution": Execution(**fields["execution"]),
+                "cache_folder": None if fields["cache_folder"] is None else Path(fields["cache_folder"]),
                 "trunk": None if fields["trunk"] is None else TrunkJob.from_dict(fields["trunk"]),
             }
         )
@@ -109,6 +118,10 @@ class RunResult:
     step_time_s: float | None = None
     """Median, without validation and checkpoints."""
     tokens_per_s: float | None = None
+    mfu: float | None = None
+    """FLOPs by our accounting over the device's measured matrix peak; None on a CPU."""
+    power_w: float | None = None
+    """Mean of the GPU, by whoever used it; None where it is not measured."""
     memory_bytes: float | None = None
     """Peak: allocated by torch on a GPU, resident set of the process on a CPU."""
     device: str | None = None

@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -24,10 +25,13 @@ from xlstm.capability.run import run_task
 from xlstm.data import Corpus, CorpusError, TokenStream, load_corpus, validation_windows
 from xlstm.models import build_model
 from xlstm.run_spec import RunSpec
+from xlstm.training.blocks import keep_compiled_code, kernels_for
 from xlstm.training.branch import BranchPoints, TrunkResumePoint, starts
 from xlstm.training.callbacks import Monitor, ResumePoint, Validation
+from xlstm.training.execution import Execution
 from xlstm.training.failures import Failure, StoppedError, classify, describe, one_line
 from xlstm.training.files import write_atomically
+from xlstm.training.gauges import Gauges
 from xlstm.training.job import (
     ATTEMPT,
     CHECKPOINT,
@@ -40,7 +44,10 @@ from xlstm.training.job import (
     RunResult,
     TrainJob,
 )
+from xlstm.training.loading import Batches
+from xlstm.training.memory import device_limit, fitting_micro_batch
 from xlstm.training.module import TrainingModule
+from xlstm.training.peak import matrix_peak
 from xlstm.training.saved import save_model
 from xlstm.training.sharded import UNREADABLE, WholeCheckpoints, latest, require_readable
 from xlstm.training.share import ALONE, Share
@@ -75,9 +82,12 @@ def train(job: TrainJob) -> RunResult:
         write_spec(job, job.run_dir / SPEC)
         tracker: Tracker | None = None
         try:
+            if job.cache_folder is not None:
+                keep_compiled_code(job.cache_folder)
             if job.peers:
                 result = train_together(job, _train_share)
             else:
+                job = _fitted(job)
                 tracker = _start(job)
                 result = _tracked_fit(job, ALONE, tracker)
         except BaseException as error:
@@ -94,6 +104,16 @@ def record_death(job: TrainJob, failure: Failure, reason: str) -> None:
     with _alone(job.run_dir):
         close_dead_attempt(job, "FAILED", failure, reason)
         _record_failure(job, None, failure, reason)
+
+
+def _fitted(job: TrainJob) -> TrainJob:
+    """With the micro-batch that the GPU has room for, where nobody has said one."""
+    device = torch.device(job.device)
+    if device.type != "cuda" or job.micro_batch is not None or job.spec.task is not None:
+        return job
+    execution = job.execution.settled(job.spec, on_gpu=True)
+    limit = device_limit(device, job.gpu_share)
+    return replace(job, micro_batch=fitting_micro_batch(job.spec, execution, limit))
 
 
 class _Gone:
@@ -157,21 +177,38 @@ def _fit(job: TrainJob, device: torch.device, tracker: Tracker, share: Share) ->
         return run_task(job, device, tracker)
     corpus = _corpus(job)
     torch.manual_seed(spec.seed)
+    execution = job.execution.settled(spec, on_gpu=device.type == "cuda", processes=share.ranks)
     module = TrainingModule(
-        build_model(spec.model), spec.optimizer, spec.steps, spec.batch_size, job.micro_batch, share
+        build_model(spec.model),
+        spec.optimizer,
+        spec.steps,
+        spec.batch_size,
+        job.micro_batch,
+        share,
+        execution,
     )
     held_out = torch.from_numpy(
         validation_windows(corpus.validation, spec.context_length, spec.validation_tokens)
     )
     stream = TokenStream(corpus.train, spec.context_length, spec.batch_size, spec.seed)
     own_dir = job.run_dir if share.is_first else job.run_dir / RANKS / str(share.rank)
-    monitor = Monitor(spec, tracker, own_dir)
+    peak = matrix_peak(device, job.cache_folder) if device.type == "cuda" and share.is_first else None
+    gauges = Gauges(spec, device, peak, share.ranks)
+    monitor = Monitor(spec, tracker, own_dir, gauges)
     checkpoint = job.run_dir / CHECKPOINT
     checkpoint.parent.mkdir(exist_ok=True)
     resume_from = _readable(checkpoint, share) or _trunk_start(job, share)
     around = [monitor, Validation(spec, held_out, monitor), *_resume_points(job, monitor)]
     trainer = _trainer(job, share, around)
-    trainer.fit(module, _Batches(stream, trainer, share), ckpt_path=resume_from, weights_only=True)
+    batches = Batches(
+        stream,
+        lambda: trainer.global_step,
+        rows=share.rows(spec.batch_size),
+        ahead=execution.prefetch or 0,
+        pinned=device.type == "cuda",
+    )
+    with kernels_for(spec.precision, device):
+        trainer.fit(module, batches, ckpt_path=resume_from, weights_only=True)  # type: ignore[arg-type]
     result = _result(job, corpus, stream, device, monitor, tracker, share)
     final = {k: v for k, v in result.metrics().items() if k != "loss"}  # its history ends with it
     tracker.finish(final, _artifacts(job, module, share))
@@ -237,7 +274,7 @@ def _trainer(job: TrainJob, share: Share, callbacks: list) -> Trainer:
         max_epochs=-1,
         gradient_clip_val=job.spec.optimizer.grad_clip,
         callbacks=callbacks,
-        deterministic=_determinism(job.spec) if on_gpu else None,
+        deterministic=_determinism(job.spec, job.execution) if on_gpu else None,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -250,36 +287,21 @@ def _trainer(job: TrainJob, share: Share, callbacks: list) -> Trainer:
     )
 
 
-def _determinism(spec: RunSpec) -> Literal["warn"] | bool:
-    """What to ask of a GPU, so that the same seed gives the same loss; a CPU gives it unasked.
+def _determinism(spec: RunSpec, execution: Execution) -> Literal["warn"] | bool:
+    """What to ask of a GPU, so that the same seed gives the same loss, if asked; a CPU gives it unasked.
 
     Attention's backward obeys the strict demand alone. The mLSTM repeats itself without, and its reference
     sums cumulatively, which the strict demand refuses.
     """
     # Filling new memory finds the use of uninitialised values; here it would only take time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    return spec.model.arch == "transformer" or "warn"
+    return execution.deterministic and (spec.model.arch == "transformer" or "warn")
 
 
 def _quiet() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
-
-
-class _Batches:
-    """A process's share of the stream from the step at which the trainer stands."""
-
-    def __init__(self, stream: TokenStream, trainer: Trainer, share: Share) -> None:
-        self.stream = stream
-        self.trainer = trainer
-        self.rows = share.rows(stream.batch_size)
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        step = self.trainer.global_step
-        while True:
-            yield torch.from_numpy(self.stream.batch(step)[self.rows])
-            step += 1
 
 
 def _result(
@@ -304,6 +326,8 @@ def _result(
         wall_time_s=monitor.wall_time,
         step_time_s=monitor.step_time,
         tokens_per_s=monitor.tokens_per_step / monitor.step_time,
+        mfu=monitor.gauges.mfu(monitor.tokens_per_step / monitor.step_time),
+        power_w=monitor.gauges.overall_power_w(),
         memory_bytes=share.largest(_peak_memory(device)),
         device=device_name(device),
         mlflow_run_id=tracker.run_id,

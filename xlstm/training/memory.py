@@ -1,0 +1,77 @@
+"""Memory of a training on a GPU, foretold, and the micro-batch that fits into it.
+
+Bytes of activations are counted per token and block from what the backward pass reads, of compiled blocks
+under bfloat16 autocast: the residual stream in float32, everything else in bfloat16. It is an estimate:
+whoever runs out of memory nevertheless is tried again with half the micro-batch (`tasks.retries`).
+"""
+
+import torch
+
+from kernels.cross_entropy.linear import default_chunk
+from xlstm.accounting import count_parameters
+from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
+from xlstm.run_spec import RunSpec
+from xlstm.training.execution import Execution
+
+CONTEXT_BYTES = 1.5 * 2**30
+"""CUDA's context, libraries' workspaces and kernels."""
+STATE_BYTES = 16
+"""A parameter: weight, gradient and two moments in float32."""
+FILL = 0.92
+"""Of the memory that there is; the rest is lost between blocks of the allocator."""
+
+
+def predicted_bytes(spec: RunSpec, sequences: int, execution: Execution) -> float:
+    """Peak memory of a training whose parts are `sequences` sequences; `execution` settled."""
+    config, tokens = spec.model, sequences * spec.context_length
+    N, N_blocks = count_parameters(config), count_parameters(config, embedding=False)
+    weights = STATE_BYTES * N + (2 * N_blocks if spec.precision == "bf16" else 0)
+    block = _block_bytes(config, execution) * (1 if spec.precision == "bf16" else 2)
+    if execution.checkpoint_blocks:
+        activations = config.num_blocks * 4 * config.d_model + block
+    else:
+        activations = config.num_blocks * block
+    return CONTEXT_BYTES + weights + tokens * activations + _loss_bytes(config, tokens, spec, execution)
+
+
+def _block_bytes(config: ModelConfig, execution: Execution) -> float:
+    """A token's, in one block."""
+    d, ffn = config.d_model, getattr(config, "ffn_dim", 0) or 3 * config.d_model
+    residuals, feed_forward = 8 * d, 2 * d + 6 * ffn
+    if isinstance(config, TransformerConfig):
+        mixer: float = 10 * d
+    elif isinstance(config, MLSTMConfig):
+        mixer = 16 * d + config.head_dim_qk * d / 32  # a state of 2 K V bytes every 64 tokens, each head
+    else:
+        mixer = 32 * d
+    plain = 0 if execution.compile else 12 * d + 4 * ffn  # results that a compiler would compute again
+    return residuals + mixer + feed_forward + plain
+
+
+def _loss_bytes(config: ModelConfig, tokens: int, spec: RunSpec, execution: Execution) -> float:
+    V, d = config.vocab_size, config.d_model
+    width = 2 if spec.precision == "bf16" else 4
+    if not execution.fused_loss:
+        return tokens * V * (width + 8.0)
+    dtype = torch.bfloat16 if width == 2 else torch.float32
+    return 2.0 * min(tokens, default_chunk(V, dtype)) * V * width + 8 * V * d + tokens * d * (4 + width)
+
+
+def fitting_micro_batch(spec: RunSpec, execution: Execution, limit_bytes: float) -> int | None:
+    """The most sequences at once, a divisor of the batch, that `limit_bytes` have room for; None for all.
+
+    Of equal parts, so that one graph serves them all. 1 where not even one fits by the estimate.
+    """
+    for parts in range(1, spec.batch_size + 1):
+        if spec.batch_size % parts:
+            continue
+        sequences = spec.batch_size // parts
+        if predicted_bytes(spec, sequences, execution) <= FILL * limit_bytes:
+            return None if parts == 1 else sequences
+    return 1 if spec.batch_size > 1 else None
+
+
+def device_limit(device: torch.device, share: float) -> float:
+    """What a training may take of a GPU that it has `share` of: no more than is free now."""
+    free, total = torch.cuda.mem_get_info(device)
+    return float(min(free, share * total))
