@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def _work(options: argparse.Namespace, jobs: list[Job]) -> None:
     if options.worker == LIMITS:
         inference_worker.limits(options.device, "bf16" if options.device == "cuda" else "fp32")
     else:
-        inference_worker.main(jobs[options.worker])
+        inference_worker.main(replace(jobs[options.worker], graph=not options.eager))
 
 
 def _options() -> argparse.Namespace:
@@ -155,6 +156,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json")
     parser.add_argument("--markdown")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--eager", action="store_true", help="peers decode without a CUDA graph")
     options = parser.parse_args()
     if options.smoke:
         options.device, options.sizes = "cpu", ["smoke"]

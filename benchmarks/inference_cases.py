@@ -19,11 +19,12 @@ PREFILLS = (2048, 4096, 8192, 16384, 32768, 65536)
 BATCHES = (1, 4, 16, 64)
 PEER_PREFILLS = (2048, 16384)
 PEER_BATCHES = (1, 16, 64)
-WHOLE_PREFILL = 131_072
+WHOLE_PREFILL = 65_536
 """Tokens of a batch up to which every prompt is prefilled and timed. Beyond, one prompt is, its state is
 copied to the others, and only steps are timed."""
 PEER_PREFILL = 32_768
 """The same for the peers, which are slower and take more memory."""
+SMOKE_PREFILL = 600
 GENERATED = 64
 REPETITIONS = 2
 
@@ -47,6 +48,8 @@ class Job:
 
     @property
     def whole_prefill(self) -> int:
+        if self.size == "smoke":
+            return SMOKE_PREFILL
         return WHOLE_PREFILL if self.engine == "ours" else PEER_PREFILL
 
 
@@ -86,8 +89,6 @@ def make_jobs(
                 )
                 lengths = [T for T in prefills if engine == "ours" or T in PEER_PREFILLS or size == "smoke"]
                 counts = [B for B in batches if engine == "ours" or B in PEER_BATCHES or size == "smoke"]
-                points = tuple(
-                    replace(base, prefill_length=T, batch_size=B) for B in counts for T in lengths
-                )
+                points = tuple(replace(base, prefill_length=T, batch_size=B) for B in counts for T in lengths)
                 jobs.append(Job(engine=engine, size=size, arch=arch, points=points))  # type: ignore[arg-type]
     return jobs

@@ -92,8 +92,8 @@ def _independence(ours: list[Row]) -> Iterable[str]:
         (size, batch), worst = max(spreads.items(), key=lambda item: item[1])
         yield (
             f"- step time of the mLSTM independent of the prefill within {100 * INDEPENDENT:.0f} %:"
-            f" {_met(worst <= INDEPENDENT)}; the worst of {len(spreads)} models and batches is {100 * worst:.1f} %"
-            f" ({size}, batch {batch})"
+            f" {_met(worst <= INDEPENDENT)}; the worst of {len(spreads)} models and batches is"
+            f" {100 * worst:.1f} % ({size}, batch {batch})"
         )
 
 
@@ -108,8 +108,8 @@ def _bandwidth(ours: list[Row], limits: dict[str, Any]) -> Iterable[str]:
         if shares:
             least, most = min(shares), max(shares)
             yield (
-                f"- at least {100 * BANDWIDTH_SHARE:.0f} % of the bandwidth bound, mLSTM {size}, batch {batch}:"
-                f" {_met(least >= BANDWIDTH_SHARE)}; {100 * least:.1f} to {100 * most:.1f} %"
+                f"- at least {100 * BANDWIDTH_SHARE:.0f} % of the bandwidth bound, mLSTM {size}, batch"
+                f" {batch}: {_met(least >= BANDWIDTH_SHARE)}; {100 * least:.1f} to {100 * most:.1f} %"
             )
 
 
@@ -145,8 +145,8 @@ def _peers(done: list[Row]) -> Iterable[str]:
             ]
             if ratios:
                 yield (
-                    f"- {arch}: transformers takes {min(ratios):.2f} to {max(ratios):.2f} times as long for {what},"
-                    f" over {len(ratios)} points"
+                    f"- {arch}: transformers takes {min(ratios):.2f} to {max(ratios):.2f} times as long for"
+                    f" {what}, over {len(ratios)} points"
                 )
 
 

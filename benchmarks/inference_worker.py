@@ -1,7 +1,7 @@
 """A process of the inference benchmark: it prepares one model, says so, and measures when it is told to.
 
-Every process of the benchmark prepares at the same time, which is mostly compiling, and they measure one after
-the other, alone on the device. Lines of JSON on standard output: ready, rows, done.
+Every process of the benchmark prepares at the same time, which is mostly compiling, and they measure one
+after the other, alone on the device. Lines of JSON on standard output: ready, rows, done.
 """
 
 import gc
@@ -23,7 +23,7 @@ from xlstm.timing.machine import versions
 from xlstm.timing.measure import DTYPES, device_limits, device_name, peak_memory, seconds
 from xlstm.timing.points import Point
 
-CHECKED_PROMPT, CHECKED_STEPS = 320, 6
+CHECKED_PROMPT, CHECKED_STEPS, CHECKED_BATCHES = 320, 6, (1, 5)
 TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2}
 """Of the relative difference between logits of prefill and decode and those of one forward pass."""
 
@@ -40,10 +40,18 @@ def main(job: Job) -> None:
         torch.set_num_threads(job.points[0].threads)
     with torch.inference_mode():
         model = _build(job, device)
-        checked = check(job, model, device)
+        try:
+            checked = check(job, model, device)
+        except Exception as error:
+            if job.engine == "ours" or not job.graph:
+                raise
+            print(f"{job.name}: no graph: {type(error).__name__}: {error}", file=sys.stderr)
+            _again_without_graph()
+        model.to("cpu")  # the device's memory is another process's until it is our turn
         _release(device)
         say(event="ready", checked=checked)
         limit = float(sys.stdin.readline().split()[1])
+        model.to(device)
         end = time.monotonic() + limit
         for number, point in enumerate(job.points):
             if time.monotonic() > end:
@@ -51,6 +59,12 @@ def main(job: Job) -> None:
                 break
             say(event="row", **measure_point(job, model, point, device))
     say(event="done")
+
+
+def _again_without_graph() -> None:
+    """A capture that failed may leave the device in any state: begin again, in a fresh process."""
+    os.dup2(_ANSWERS.fileno(), 1)
+    os.execv(sys.executable, [sys.executable, "-m", "benchmarks.inference", *sys.argv[1:], "--eager"])
 
 
 def limits(device: str, dtype: str) -> None:
@@ -61,11 +75,22 @@ def limits(device: str, dtype: str) -> None:
 
 
 def check(job: Job, model: nn.Module, device: torch.device) -> dict[str, Any]:
-    """Logits of prefill and of fed steps against those of one forward pass over all tokens, same dtype."""
-    point = replace(job.points[0], prefill_length=CHECKED_PROMPT, batch_size=2, generated=CHECKED_STEPS)
-    tokens = torch.randint(
-        point.model.vocab_size, (2, CHECKED_PROMPT + CHECKED_STEPS), device=device, generator=_seeded(device)
+    """Logits of prefill and of fed steps against those of one forward pass over all tokens, same dtype.
+
+    With one sequence and with several, which take other kernels; the worst of them.
+    """
+    found = [_difference(job, model, device, batch_size) for batch_size in CHECKED_BATCHES]
+    error, agree = max(error for error, _ in found), min(agree for _, agree in found)
+    return {"error": error, "argmax_agree": agree, "passed": error < TOLERANCE[job.points[0].dtype]}
+
+
+def _difference(job: Job, model: nn.Module, device: torch.device, batch_size: int) -> tuple[float, float]:
+    """Relative error of the logits, and the share of positions with the same likeliest token."""
+    point = replace(
+        job.points[0], prefill_length=CHECKED_PROMPT, batch_size=batch_size, generated=CHECKED_STEPS
     )
+    shape = (batch_size, CHECKED_PROMPT + CHECKED_STEPS)
+    tokens = torch.randint(point.model.vocab_size, shape, device=device, generator=_seeded(device))
     engine = _engine(job, model, point)
     engine.reset()
     engine.prefill(tokens[:, :CHECKED_PROMPT])
@@ -78,8 +103,7 @@ def check(job: Job, model: nn.Module, device: torch.device) -> dict[str, Any]:
     expected = whole[:, CHECKED_PROMPT - 1 :].float()
     got = torch.stack(found, 1).float()
     error = float((got - expected).norm() / expected.norm())
-    agree = float((got.argmax(-1) == expected.argmax(-1)).float().mean())
-    return {"error": error, "argmax_agree": agree, "passed": error < TOLERANCE[point.dtype]}
+    return error, float((got.argmax(-1) == expected.argmax(-1)).float().mean())
 
 
 def measure_point(job: Job, model: nn.Module, point: Point, device: torch.device) -> dict[str, Any]:
@@ -132,11 +156,13 @@ def _times(job: Job, model: nn.Module, point: Point, device: torch.device) -> di
 
 def _fill(job: Job, model: nn.Module, point: Point, engine: AnyEngine, prompt: Tensor) -> None:
     """Have every sequence of the batch go on from one prompt: prefill it alone and copy what it leaves."""
-    if isinstance(engine, PeerEngine):
-        raise ValueError(f"{point.batch_size} x {point.prefill_length} tokens: too much for one prefill")
     alone = _engine(job, model, replace(point, batch_size=1))
-    assert isinstance(alone, SessionEngine)
     alone.prefill(prompt)
+    if isinstance(engine, PeerEngine):
+        assert isinstance(alone, PeerEngine)
+        engine.adopt(alone, prompt)
+        return
+    assert isinstance(alone, SessionEngine)
     source, target = alone.session, engine.session
     engine.reset()
     for old, new in zip(source.state.blocks, target.state.blocks, strict=True):
@@ -150,6 +176,8 @@ def _rewind(engine: AnyEngine, point: Point) -> None:
     """Back to the end of the prompt: an mLSTM goes on from where it is, which takes the same time."""
     if isinstance(engine, SessionEngine):
         engine.session._set_lengths([point.prefill_length] * point.batch_size)
+    else:
+        engine.rewind(point.prefill_length)
 
 
 def _build(job: Job, device: torch.device) -> nn.Module:
@@ -162,9 +190,7 @@ def _build(job: Job, device: torch.device) -> nn.Module:
 def _engine(job: Job, model: nn.Module, point: Point) -> AnyEngine:
     capacity = point.prefill_length + point.generated
     if isinstance(model, nn.Module) and job.engine == "transformers":
-        return PeerEngine(
-            model, point.batch_size, capacity, graph=job.graph and point.device == "cuda"
-        )
+        return PeerEngine(model, point.batch_size, capacity, graph=job.graph and point.device == "cuda")
     session = Session(model, point.batch_size, capacity, state_dtype=DTYPES[point.state_dtype])  # type: ignore[arg-type]
     return SessionEngine(session)
 

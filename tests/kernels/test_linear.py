@@ -1,4 +1,4 @@
-"""The decode step's maps against plain PyTorch in float64, and against the layers of the models in bfloat16."""
+"""The decode step's maps against plain PyTorch in float64, and against the models' layers in bfloat16."""
 
 import itertools
 

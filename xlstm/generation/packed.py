@@ -7,7 +7,7 @@ SwiGLU and rotation in one kernel each. It computes the same, rounding included,
 The model's own weights become views of the packed ones: nothing is held twice.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
 import torch
@@ -78,10 +78,10 @@ class _Feed:
     """The feed-forward half of a block."""
 
     def __init__(self, norm: Any, ffn: SwiGLU, backend: str | None) -> None:
-        self.norm = {"norm_weight": norm.weight, "norm_eps": norm.eps}
+        self.norm: dict[str, Any] = {"norm_weight": norm.weight, "norm_eps": norm.eps}
         self.up = pack([ffn.proj_up_gate, ffn.proj_up])
         self.down = ffn.proj_down.weight
-        self.backend = {"backend": backend}
+        self.backend: dict[str, Any] = {"backend": backend}
 
     def few(self, x: Tensor) -> Tensor:
         hidden, _ = skinny_linear(x, self.up, glu=True, **self.norm, **self.backend)
@@ -98,14 +98,14 @@ class _MLSTM:
     def __init__(self, block: MLSTMBlock, config: MLSTMConfig, backend: str | None) -> None:
         layer = block.mlstm_layer
         self.config = config
-        self.norm = {"norm_weight": block.norm_mlstm.weight, "norm_eps": block.norm_mlstm.eps}
+        self.norm: dict[str, Any] = {"norm_weight": block.norm_mlstm.weight, "norm_eps": block.norm_mlstm.eps}
         self.maps = pack([layer.q, layer.k, layer.v, layer.ogate_preact])
         gates = [layer.igate_preact, layer.fgate_preact]
-        self.gates = {"gate_weight": pack(gates), "gate_bias": pack(gates, "bias")}
+        self.gates: dict[str, Any] = {"gate_weight": pack(gates), "gate_bias": pack(gates, "bias")}
         self.out = layer.out_proj.weight
         self.head_norm = layer.multihead_norm.weight
         self.feed = _Feed(block.norm_ffn, block.ffn, backend)
-        self.backend = {"backend": backend}
+        self.backend: dict[str, Any] = {"backend": backend}
 
     def few(self, x: Tensor, state: BlockState, positions: Any, lengths: Tensor) -> Tensor:
         maps, gates = skinny_linear(x, self.maps, **self.norm, **self.gates, **self.backend)
@@ -139,11 +139,14 @@ class _Attention:
     def __init__(self, block: TransformerBlock, backend: str | None) -> None:
         attention = block.attention
         self.num_heads = attention.num_heads
-        self.norm = {"norm_weight": block.norm_attention.weight, "norm_eps": block.norm_attention.eps}
+        self.norm: dict[str, Any] = {
+            "norm_weight": block.norm_attention.weight,
+            "norm_eps": block.norm_attention.eps,
+        }
         self.maps = pack([attention.q, attention.k, attention.v])
         self.out = attention.out_proj.weight
         self.feed = _Feed(block.norm_ffn, block.ffn, backend)
-        self.backend = {"backend": backend}
+        self.backend: dict[str, Any] = {"backend": backend}
 
     def few(self, x: Tensor, state: BlockState, positions: Any, lengths: Tensor) -> Tensor:
         maps, _ = skinny_linear(x, self.maps, **self.norm, **self.backend)
@@ -172,10 +175,10 @@ class _Head:
 
     def __init__(self, model: LanguageModel, backend: str | None) -> None:
         norm = cast(Any, model.backbone).out_norm
-        self.norm = {"norm_weight": norm.weight, "norm_eps": norm.eps}
+        self.norm: dict[str, Any] = {"norm_weight": norm.weight, "norm_eps": norm.eps}
         self.weight = model.lm_head.weight
         self.cap = model.logit_soft_cap
-        self.backend = {"backend": backend}
+        self.backend: dict[str, Any] = {"backend": backend}
 
     def few(self, x: Tensor) -> Tensor:
         return skinny_linear(x, self.weight, soft_cap=self.cap, **self.norm, **self.backend)[0]
@@ -186,7 +189,7 @@ class _Head:
         return logits if self.cap is None else (self.cap * torch.tanh(logits.float() / self.cap)).to(x.dtype)
 
 
-def pack(layers: list[nn.Linear], name: str = "weight") -> Tensor:
+def pack(layers: Sequence[nn.Linear], name: str = "weight") -> Tensor:
     """The parameters of these layers in one tensor, rows after rows; theirs become views of it."""
     parts = [cast(Tensor, getattr(layer, name)) for layer in layers]
     whole = _already_packed(parts)

@@ -9,6 +9,7 @@ from torch import Tensor
 from xlstm.config import TransformerConfig
 from xlstm.generation.graphs import StepGraph
 from xlstm.generation.memory import footprint, refuse_what_does_not_fit
+from xlstm.generation.packed import packed_step
 from xlstm.generation.prompts import PromptError, Prompts, pieces, read_prompts
 from xlstm.models import LanguageModel
 
@@ -69,6 +70,8 @@ class Session:
         dtype = torch.promote_types(model.lm_head.weight.dtype, torch.float32)
         self.tokens = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
         self.logits = torch.zeros(batch_size, model.config.vocab_size, dtype=dtype, device=self.device)
+        packed = packed_step(model, batch_size) if self.device.type == "cuda" and dtype.itemsize == 4 else None
+        self._step = packed or model.step
         self._graphed = self.device.type == "cuda" if cuda_graph is None else cuda_graph
         self._graph: StepGraph | None = None
         self._capture()
@@ -139,7 +142,7 @@ class Session:
         self._lengths = [0] * self.batch_size
 
     def _forward(self) -> None:
-        self.logits.copy_(self.model.step(self.tokens, self.state))
+        self.logits.copy_(self._step(self.tokens, self.state))
         self.tokens.copy_(self.logits.argmax(-1))
 
     def _set_lengths(self, lengths: Sequence[int]) -> None:
