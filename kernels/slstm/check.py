@@ -16,11 +16,11 @@ from torch import Tensor
 from kernels import trials
 from kernels.backends import interpreted
 from kernels.slstm.configs import SLSTMKernelConfig, candidates
-from kernels.slstm.reference import State
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-2}
 """Far above rounding, far below what a wrong kernel does."""
 REPEATS = 3
+STATE = ("y0", "u0", "L0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def problem_error(
         inputs["R"] = (draw(heads, D, 4, D) * D**-0.5).to(dtype)
     inputs["b"] = draw(heads, 4, D) + torch.tensor([0.0, 2.0, 0.0, 0.0], device=device)[:, None]
     if trial.starts:
-        inputs |= {name: draw(batch, heads, D) for name in State._fields}
+        inputs |= {name: draw(batch, heads, D) for name in STATE}
     entering = [draw(batch, length, heads, D, to=dtype), draw(batch, heads, D), draw(batch, heads, D)]
     expected = _expected(trial, inputs, entering)
     return trials.largest_error(lambda: _ours(trial, config, inputs, entering), expected, device, repeats)
@@ -106,7 +106,7 @@ def _ours(
     from kernels.slstm.launch import backward, forward
 
     x, R, b = inputs["x"], inputs.get("R"), inputs["b"]
-    state = (inputs["y"], inputs["cell"], inputs["log_norm"]) if trial.starts else None
+    state = (inputs["y0"], inputs["u0"], inputs["L0"]) if trial.starts else None
     kind = (trial.sigmoid, trial.normaliser)
     h, u1, L1, saved = forward(x, R, b, state, *kind, trial.trains, config)
     if not trial.trains:
@@ -123,22 +123,18 @@ def _ours(
 
 
 def _expected(trial: Trial, inputs: dict[str, Tensor], entering: list[Tensor]) -> list[Tensor]:
-    from kernels.slstm.operator import slstm
+    from kernels.slstm.loop import loop
 
     with torch.enable_grad():
         leaves: dict[str, Any] = {name: part.cpu().double().requires_grad_() for name, part in inputs.items()}
-        state = State(*(leaves[name] for name in State._fields)) if trial.starts else None
-        h, final = slstm(
-            leaves["x"], leaves.get("R"), leaves["b"], initial_state=state, return_final_state=True,
-            input_gate="sigmoid" if trial.sigmoid else "exp", normaliser=trial.normaliser,
-            backend="reference",
-        )  # fmt: skip
-        outputs = [h, final.cell] + ([final.log_norm] if trial.normaliser else [])
+        arguments = [leaves.get(name) for name in ("x", "R", "b", *STATE)]
+        h, u1, L1, *_ = loop(*arguments, trial.sigmoid, trial.normaliser)
+        outputs = [h, u1, L1] if trial.normaliser else [h, u1]
         if not trial.trains:
             return [part.detach() for part in outputs]
         wanted = [
             name for name in leaves
-            if not (name == "y" and not trial.mixes) and not (name == "log_norm" and not trial.normaliser)
+            if not (name == "y0" and not trial.mixes) and not (name == "L0" and not trial.normaliser)
         ]  # fmt: skip
         weights = [part.cpu().double() for part in entering[: len(outputs)]]
         grads = torch.autograd.grad(outputs, [leaves[name] for name in wanted], weights)

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.slstm.reference import compute_dtype, empty_state
+from kernels.slstm.reference import compute_dtype
 
 
 @torch.library.custom_op("isoflop::slstm_loop", mutates_args=())
@@ -43,10 +43,9 @@ def loop(
         raw += b.to(dtype)[:, None]
     gates = raw.flatten(3)
     weights = None if R is None else R.to(dtype).flatten(2)
-    empty = empty_state(batch, heads, width, dtype, x.device)
     y, u_first, L = (
-        (given if given is not None else none).to(dtype).transpose(0, 1).contiguous()
-        for given, none in zip((y0, u0, L0), empty, strict=True)
+        raw.new_full((heads, batch, width), none) if given is None else given.to(dtype).transpose(0, 1)
+        for given, none in ((y0, 0.0), (u0, 0.0), (L0, -torch.inf))
     )
     u = raw.new_empty(length + 1, heads, batch, width)
     a, h = u.new_empty(length, heads, batch, width), u.new_empty(length, heads, batch, width)

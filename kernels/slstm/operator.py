@@ -6,7 +6,7 @@ from torch import Tensor
 from kernels.backends import choose_backend
 from kernels.slstm import loop, triton_op  # noqa: F401 (register the operators)
 from kernels.slstm.configs import MAX_WIDTH
-from kernels.slstm.reference import InputGate, State
+from kernels.slstm.reference import InputGate, State, compute_dtype, from_average, to_average
 
 
 def slstm(
@@ -35,18 +35,19 @@ def slstm(
         ValueError: shapes or options that do not fit, by name.
     """
     _check(x, R, b, initial_state, input_gate)
-    state: tuple[Tensor | None, ...] = initial_state or (None, None, None)
+    state: tuple[Tensor | None, ...] = (None, None, None)
+    if initial_state is not None:
+        wide = State(*(part.to(compute_dtype(x)) for part in initial_state))
+        state = to_average(wide, normaliser)
     chosen = choose_backend(backend, x.device)
     if chosen == "reference" or x.dtype == torch.float64:
-        h, cell, log_norm, *_ = torch.ops.isoflop.slstm_loop(
-            x, R, b, *state, input_gate == "sigmoid", normaliser
-        )
+        h, u, L, *_ = torch.ops.isoflop.slstm_loop(x, R, b, *state, input_gate == "sigmoid", normaliser)
     else:
         _check_for_kernels(x)
-        h, cell, log_norm = _by_kernels(x, R, b, state, input_gate == "sigmoid", normaliser)
+        h, u, L = _by_kernels(x, R, b, state, input_gate == "sigmoid", normaliser)
     if not return_final_state:
         return h
-    return h, State(h[:, -1].to(cell.dtype), cell, log_norm)
+    return h, from_average(h[:, -1].to(u.dtype), u, L, normaliser)
 
 
 def _by_kernels(
@@ -85,7 +86,7 @@ def _check(x: Tensor, R: Tensor | None, b: Tensor | None, state: State | None, i
         raise ValueError(f"x has shape {tuple(x.shape)}: must be (B, S, 4, H, D), none of them 0")
     batch, _, _, heads, width = x.shape
     expected = {"R": (R, (heads, width, 4, width)), "b": (b, (heads, 4, width))}
-    for name, part in zip(State._fields, state or (None,) * 3, strict=True):
+    for name, part in zip(State._fields, state or (None,) * 4, strict=True):
         expected[f"initial_state {name}"] = part, (batch, heads, width)
     for name, (tensor, shape) in expected.items():
         if tensor is not None and tuple(tensor.shape) != shape:

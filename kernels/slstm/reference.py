@@ -13,23 +13,36 @@ InputGate = Literal["exp", "sigmoid"]
 
 
 class State(NamedTuple):
-    """What a sequence leaves behind, each part (B, H, D), in float32 at least.
+    """What a sequence leaves behind, each part (B, H, D), in float32 at least; zeros are the beginning.
 
-    The paper's c, n and m are units of one another: only c / n and exp(m) n count, and those are kept.
+    m is a unit: what counts is exp(m) c and exp(m) n, so different states may be the same. Without a
+    normaliser c is itself, and n and m are zeros.
     """
 
     y: Tensor
     """The last output."""
-    cell: Tensor
-    """c / n; without a normaliser, c."""
-    log_norm: Tensor
-    """m + log n, minus infinity for an empty memory; without a normaliser, zeros."""
+    c: Tensor
+    n: Tensor
+    m: Tensor
 
 
 def empty_state(batch: int, heads: int, width: int, dtype: torch.dtype, device: torch.device) -> State:
     """Of a sequence that has not begun."""
-    zeros = torch.zeros(batch, heads, width, dtype=dtype, device=device)
-    return State(zeros, zeros, torch.full_like(zeros, -torch.inf))
+    return State(*(torch.zeros(batch, heads, width, dtype=dtype, device=device) for _ in State._fields))
+
+
+def to_average(state: State, normaliser: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """y, u = c / n and L = m + log n, minus infinity of an empty memory; without a normaliser u = c."""
+    y, c, n, m = state
+    if not normaliser:
+        return y, c, torch.zeros_like(c)
+    some = torch.where(n == 0, 1.0, n)
+    return y, torch.where(n == 0, 0.0, c / some), torch.where(n == 0, -torch.inf, m + some.log())
+
+
+def from_average(y: Tensor, u: Tensor, L: Tensor, normaliser: bool) -> State:
+    """The state in the unit in which n is 1."""
+    return State(y, u, torch.ones_like(u) if normaliser else torch.zeros_like(u), L)
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -50,11 +63,7 @@ def slstm_recurrent(
     dtype = compute_dtype(x)
     batch, _, _, heads, width = x.shape
     state = initial_state or empty_state(batch, heads, width, dtype, x.device)
-    y, c = state.y.to(dtype), state.cell.to(dtype)
-    begun = (state.log_norm > -torch.inf).to(dtype)
-    n, m = begun, torch.where(begun > 0, state.log_norm.to(dtype), 0.0)
-    if not normaliser:
-        c, n, m = state.cell.to(dtype), torch.zeros_like(c), torch.zeros_like(c)
+    y, c, n, m = (part.to(dtype) for part in state)
     h = []
     for raw in x.to(dtype).unbind(1):
         if R is not None:
@@ -76,5 +85,4 @@ def slstm_recurrent(
             c = f.sigmoid() * c + log_i.exp() * z
             y = o * c.tanh()
         h.append(y)
-    final = State(y, c / n, m + n.log()) if normaliser else State(y, c, m)
-    return torch.stack(h, 1).to(x.dtype), final
+    return torch.stack(h, 1).to(x.dtype), State(y, c, n, m)

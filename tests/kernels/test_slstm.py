@@ -8,11 +8,10 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 from kernels.slstm import State, slstm
-from kernels.slstm.reference import slstm_recurrent
+from kernels.slstm.reference import slstm_recurrent, to_average
 from tests.kernels.sequence_problems import load_oracle
 
 KINDS = [("exp", True), ("sigmoid", True), ("exp", False), ("sigmoid", False)]
-NAMES = ("h", "y", "cell", "log_norm", "dx", "dR", "db", "dy0", "dcell0", "dlog_norm0")
 
 
 def problem(
@@ -32,7 +31,7 @@ def problem(
     def normal(*size: int) -> Tensor:
         return torch.randn(*size, generator=generator, device=device, dtype=torch.float64)
 
-    state, names = (batch, heads, width), ("y0", "cell0", "log_norm0", "dy", "dcell", "dlog_norm")
+    state, names = (batch, heads, width), ("y0", "c0", "n0", "m0", "dy", "du", "dL")
     b = normal(heads, 4, width)
     b[:, 1] += forget
     return {
@@ -40,7 +39,10 @@ def problem(
         "R": (normal(heads, width, 4, width) / width**0.5).to(dtype).double(),
         "b": b.float().double(),
         "dh": normal(batch, length, heads, width).to(dtype).double(),
-        **{name: normal(*state).float().double() for name in names},
+        **{
+            name: (normal(*state).exp() if name == "n0" else normal(*state)).float().double()
+            for name in names
+        },
     }
 
 
@@ -59,16 +61,16 @@ def run(
     leaves = narrow | {"b": p["b"].to(wide).requires_grad_()}
     first = None
     if starts:
-        leaves |= {name: p[name].to(wide).requires_grad_() for name in ("y0", "cell0", "log_norm0")}
-        first = State(leaves["y0"], leaves["cell0"], leaves["log_norm0"])
+        leaves |= {name: p[name].to(wide).requires_grad_() for name in ("y0", "c0", "n0", "m0")}
+        first = State(*(leaves[name] for name in ("y0", "c0", "n0", "m0")))
     if not mixes:
         del leaves["R"]
     if function is slstm:
         options["return_final_state"] = True
     h, final = function(leaves["x"], leaves.get("R"), leaves["b"], initial_state=first, **options)
-    outputs = [(h, p["dh"].to(dtype)), (final.y, p["dy"]), (final.cell, p["dcell"])]
-    if options.get("normaliser", True):
-        outputs.append((final.log_norm, p["dlog_norm"]))
+    normaliser = options.get("normaliser", True)
+    y, u, L = to_average(final, normaliser)
+    outputs = [(h, p["dh"].to(dtype)), (y, p["dy"]), (u, p["du"])] + ([(L, p["dL"])] if normaliser else [])
     grads = torch.autograd.grad(
         [o for o, _ in outputs],
         list(leaves.values()),
@@ -76,7 +78,7 @@ def run(
         materialize_grads=True,
     )
     named = {f"d{name}": grad for name, grad in zip(leaves, grads, strict=True)}
-    return {"h": h.detach(), **{k: v.detach() for k, v in final._asdict().items()}, **named}
+    return {"h": h.detach(), "y": y.detach(), "u": u.detach(), "L": L.detach(), **named}
 
 
 def assert_close(actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
@@ -100,11 +102,9 @@ def test_the_operator_is_the_paper_s_cell(gate: str, normaliser: bool, starts: b
 def test_matches_the_oracle(forget: float) -> None:
     oracle, p = load_oracle(), problem(length=40, forget=forget)
     Wx, R, b = (p[name].clone().requires_grad_() for name in ("x", "R", "b"))
-    n0 = torch.rand(p["y0"].shape, dtype=torch.float64) + 0.5
-    m0 = p["log_norm0"] - n0.log()
-    Y, (y, c, n, m), trace = oracle.slstm_fwd(Wx, R, b, (p["y0"], p["cell0"] * n0, n0, m0))
-    expected = {"h": Y, "y": y, "cell": c / n, "log_norm": m + n.log()}
-    zeros = {name: torch.zeros_like(p[name]) for name in ("dy", "dcell", "dlog_norm")}
+    Y, (y, c, n, m), trace = oracle.slstm_fwd(Wx, R, b, tuple(p[name] for name in ("y0", "c0", "n0", "m0")))
+    expected = {"h": Y, "y": y, "u": c / n, "L": m + n.log()}
+    zeros = {name: torch.zeros_like(p[name]) for name in ("dy", "du", "dL")}
     ours = run(p | zeros)
     trace = [[part.detach() for part in step] for step in trace]
     expected |= dict(zip(("dx", "dR", "db"), oracle.slstm_bwd(trace, R.detach(), p["dh"]), strict=True))
@@ -114,14 +114,14 @@ def test_matches_the_oracle(forget: float) -> None:
 @pytest.mark.parametrize(("gate", "normaliser"), KINDS)
 def test_gradients_by_finite_differences(gate: Any, normaliser: bool) -> None:
     p = problem(1, 4, 2, 3)
-    leaves = [p[name].requires_grad_() for name in ("x", "R", "b", "y0", "cell0", "log_norm0")]
+    leaves = [p[name].requires_grad_() for name in ("x", "R", "b", "y0", "c0", "n0", "m0")]
 
     def function(*parts: Tensor) -> tuple[Tensor, ...]:
         h, state = slstm(
             *parts[:3], initial_state=State(*parts[3:]), return_final_state=True, input_gate=gate,
             normaliser=normaliser,
         )  # fmt: skip
-        return (h, state.cell, state.log_norm) if normaliser else (h, state.cell)
+        return (h, state.c, state.m) if normaliser else (h, state.c)
 
     assert torch.autograd.gradcheck(function, leaves, fast_mode=False)
 
@@ -137,6 +137,14 @@ def test_pieces_are_the_whole(gate: Any, normaliser: bool) -> None:
         parts.append(h)
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(state, end, rtol=1e-12, atol=1e-12)
+
+
+def test_zeros_are_the_beginning() -> None:
+    p = problem()
+    zeros = State(*(torch.zeros_like(p["y0"]) for _ in State._fields))
+    for normaliser in (True, False):
+        begun = slstm(p["x"], p["R"], p["b"], initial_state=zeros, normaliser=normaliser)
+        assert torch.equal(begun, slstm(p["x"], p["R"], p["b"], normaliser=normaliser))
 
 
 def test_a_first_input_gate_that_is_nearly_shut() -> None:
@@ -178,7 +186,7 @@ def test_one_graph_for_all_lengths() -> None:
 def test_the_operator_is_well_registered(mixes: bool, starts: bool) -> None:
     p = problem(1, 3, 1, 2)
     leaves = [p[name].requires_grad_() if keep else None for name, keep in (
-        ("x", True), ("R", mixes), ("b", True), ("y0", starts), ("cell0", starts), ("log_norm0", starts),
+        ("x", True), ("R", mixes), ("b", True), ("y0", starts), ("c0", starts), ("m0", starts),
     )]  # fmt: skip
     torch.library.opcheck(torch.ops.isoflop.slstm_loop.default, (*leaves, False, True))
 
@@ -190,7 +198,7 @@ def test_the_operator_is_well_registered(mixes: bool, starts: bool) -> None:
         ({"R": torch.zeros(1, 4, 4, 5)}, r"R has shape \(1, 4, 4, 5\): must be \(1, 4, 4, 4\)"),
         ({"b": torch.zeros(1, 4)}, r"b has shape \(1, 4\): must be \(1, 4, 4\)"),
         ({"input_gate": "tanh"}, "input_gate = 'tanh'"),
-        ({"initial_state": State(*torch.zeros(3, 2, 1, 4))}, r"initial_state y has shape \(2, 1, 4\)"),
+        ({"initial_state": State(*torch.zeros(4, 2, 1, 4))}, r"initial_state y has shape \(2, 1, 4\)"),
     ],
 )
 def test_what_does_not_fit_is_named(change: dict[str, Any], message: str) -> None:

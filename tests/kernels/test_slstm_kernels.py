@@ -85,7 +85,7 @@ def test_strides_of_a_gate_first_projection() -> None:
 def test_the_operators_are_well_registered() -> None:
     p = {name: part.float() for name, part in problem(1, 2, 1, 3).items()}
     x, R, b = (p[name].requires_grad_() for name in ("x", "R", "b"))
-    first = [p[name].requires_grad_() for name in ("y0", "cell0", "log_norm0")]
+    first = [p[name].requires_grad_() for name in ("y0", "c0", "m0")]
     torch.library.opcheck(torch.ops.isoflop.slstm_forward.default, (x, R, b, *first, False, True, True))
     torch.library.opcheck(
         torch.ops.isoflop.slstm_forward.default, (x, None, b, None, None, None, True, True, True)
@@ -101,7 +101,7 @@ def test_bfloat16_heads_that_are_too_wide_and_dtypes_that_are_not_taken() -> Non
 
 def test_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     p = {name: part.float() for name, part in problem(1, 3, 1, 4).items()}
-    state = State(p["y0"], p["cell0"], p["log_norm0"])
+    state = State(*(p[name] for name in ("y0", "c0", "n0", "m0")))
 
     def function(x: torch.Tensor) -> Any:
         return slstm(x, p["R"], p["b"], initial_state=state, return_final_state=True, backend="triton")

@@ -112,7 +112,7 @@ def _slstm(config: XLSTMConfig) -> Costs:
         ffn_flops=6 * d * ffn,
         elementwise=d + 2 * ffn,  # SiLU of the convolution, GELU and its product
         norms_and_skips=8 * d + 3 * d,
-        state=3 * d,
+        state=4 * d,
         inputs=(config.conv_width - 1) * d,
         read_and_written=2 * d + 2 * d + 8 * d + 5 * d + 2 * d + 2 * d + 3 * (d + ffn),
     )

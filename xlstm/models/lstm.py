@@ -30,9 +30,10 @@ class LSTMBlock(nn.Module):
     def init_weights(self) -> None:
         """Uniform within 1 / sqrt(d), as torch; biases zero but that of the forget gate."""
         self.lstm.reset_parameters()
-        for bias in (self.lstm.bias_ih_l0, self.lstm.bias_hh_l0):
+        biases = [bias for name, bias in self.lstm.named_parameters() if name.startswith("bias")]
+        for bias in biases:
             nn.init.zeros_(bias)
-        self.lstm.bias_ih_l0.view(4, -1)[1].fill_(FORGET_GATE_BIAS)
+        biases[0].view(4, -1)[1].fill_(FORGET_GATE_BIAS)
 
     def extend(self, x: Tensor, state: LayerState | None) -> tuple[Tensor, LayerState]:
         before = None if state is None else tuple(part.transpose(0, 1).contiguous() for part in state)

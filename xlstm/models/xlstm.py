@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.mlstm import mlstm
+from kernels.mlstm.reference import InputGate
 from kernels.mlstm.reference import State as MLSTMState
 from kernels.slstm import State as SLSTMState
 from kernels.slstm import slstm
@@ -48,7 +49,7 @@ class MLSTMBlock(nn.Module):
         self.multihead_norm = MultiHeadNorm(inner, config.norm_eps)
         self.skip = nn.Parameter(torch.ones(inner))
         self.proj_down = nn.Linear(inner, d, bias=False)
-        gate = "exp" if config.gating == "exponential" else "sigmoid"
+        gate = _input_gate(config)
         self.cell: Callable[..., Any] = partial(mlstm, eps=CELL_EPS, input_gate=gate)
         if not config.normaliser:
             self.cell = partial(_without_normaliser, input_gate=gate)
@@ -112,7 +113,7 @@ class SLSTMBlock(nn.Module):
         self.multihead_norm = MultiHeadNorm(d, config.norm_eps)
         self.norm_ffn = nn.LayerNorm(d, eps=config.norm_eps, bias=False)
         self.ffn = GatedGELU(d, config.ffn_dim)
-        gate = "exp" if config.gating == "exponential" else "sigmoid"
+        gate = _input_gate(config)
         self.cell: Callable[..., Any] = partial(slstm, input_gate=gate, normaliser=config.normaliser)
 
     def init_weights(self, block: int) -> None:
@@ -205,6 +206,10 @@ class XLSTMBackbone(nn.Module, DecodesByExtend):
         return cast("Iterator[MLSTMBlock | SLSTMBlock]", iter(self.blocks))
 
 
+def _input_gate(config: XLSTMConfig) -> InputGate:
+    return "exp" if config.gating == "exponential" else "sigmoid"
+
+
 def _fill(bias: Tensor, spread: Tensor, how: str) -> None:
     """With a spread of values, or with their mean."""
     with torch.no_grad():
@@ -218,7 +223,7 @@ def _without_normaliser(
     i: Tensor,
     f: Tensor,
     *,
-    input_gate: str,
+    input_gate: InputGate,
     initial_state: MLSTMState | None = None,
     return_final_state: bool = False,
 ) -> Any:
