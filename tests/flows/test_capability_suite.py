@@ -45,7 +45,7 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "task": {
                     "kind": "text",
                     "domains": ["python", "headers"],
-                    "max_bytes": 800_000,
+                    "max_bytes": 1_500_000,
                     "context_length": 16,
                     "times": 2,
                     "windows": 4,

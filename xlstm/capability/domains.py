@@ -19,7 +19,7 @@ from xlstm.data import Corpus, CorpusError, CorpusSpec, load_corpus, prepare_cor
 from xlstm.data.sources import MAX_SOURCE_BYTES, python_roots
 
 HELD_OUT = 0.1
-LEAST_HELD_OUT = 65_536
+LEAST_HELD_OUT = 32_768
 """Bytes; a domain with less is not on this machine."""
 LEGAL = ("licen", "copying", "notice", "copyright", "authors")
 SUFFIXES = {
