@@ -131,9 +131,18 @@ class Clock:
 
 
 def train_ours(
-    case: Row, steps: int, blocks: int | None = None, profile: bool = False, clock: Any = None
+    case: Row,
+    steps: int,
+    blocks: int | None = None,
+    profile: bool = False,
+    clock: Any = None,
+    share: Any = None,
+    strategy: Any = "ddp",
 ) -> Row:
-    """Train for so many steps after the warm-up; `clock`: a callback of the caller's instead of ours."""
+    """Train for so many steps after the warm-up; `clock`: a callback of the caller's instead of ours.
+
+    `share` (xlstm.training.share): of a training over the first devices of this machine by `strategy`.
+    """
     from dataclasses import replace
 
     from lightning.pytorch import Trainer
@@ -147,7 +156,10 @@ def train_ours(
     from xlstm.training.execution import Execution
     from xlstm.training.loading import Batches
     from xlstm.training.module import TrainingModule
+    from xlstm.training.share import ALONE
+    from xlstm.training.strategies import Environment, strategy_for
 
+    share = share or ALONE
     size = SIZES[case["size"]]
     config = our_config(case, replace(size, num_blocks=blocks or size.num_blocks))
     optimizer = OptimizerSpec(peak_lr=3e-4, warmup_steps=2, cooldown_steps=0)
@@ -159,23 +171,30 @@ def train_ours(
     )  # fmt: skip
     options = {"compile": ON_GPU, **dict(case["options"])}
     micro_batch = options.pop("micro_batch", None)
-    execution = Execution(**options).settled(spec, on_gpu=ON_GPU)
+    execution = Execution(**options).settled(spec, on_gpu=ON_GPU, processes=share.ranks)
     torch.manual_seed(0)
     with torch.device(DEVICE):
         model = build_model(config)
-    module = TrainingModule(model, optimizer, 10**6, case["sequences"], micro_batch, execution=execution)
+    module = TrainingModule(model, optimizer, 10**6, case["sequences"], micro_batch, share, execution)
     own = Clock(WARM_UP, last, profile)
     strict: Any = "warn" if case["contender"] == "ours xLSTM" else execution.deterministic
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     trainer = Trainer(
-        accelerator="gpu" if ON_GPU else "cpu", devices=1, precision="bf16-mixed", max_steps=last + profile,
+        accelerator="gpu" if ON_GPU else "cpu", devices=share.ranks, precision="bf16-mixed",
+        strategy=strategy_for(strategy, share), plugins=[Environment(share)], max_steps=last + profile,
         max_epochs=-1, gradient_clip_val=0.5, callbacks=[clock or own],
         deterministic=strict if ON_GPU else None, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         limit_val_batches=0, use_distributed_sampler=False,
     )  # fmt: skip
     stream = TokenStream(tokens(case["vocabulary"]), case["context_length"], case["sequences"], 0)
-    batches = Batches(stream, lambda: trainer.global_step, ahead=execution.prefetch or 0, pinned=ON_GPU)
+    batches = Batches(
+        stream,
+        lambda: trainer.global_step,
+        rows=share.rows(case["sequences"]),
+        ahead=execution.prefetch or 0,
+        pinned=ON_GPU,
+    )
     with kernels_for("bf16", torch.device(DEVICE)):
         trainer.fit(module, batches)
     whole = our_config(case, size)

@@ -65,7 +65,7 @@ class Replicas(DDPStrategy):
     """
 
     def __init__(self) -> None:
-        super().__init__(timeout=MEET_WITHIN, gradient_as_bucket_view=True, broadcast_buffers=False)
+        super().__init__(timeout=MEET_WITHIN, gradient_as_bucket_view=True)
 
     def configure_ddp(self) -> None:
         super().configure_ddp()
