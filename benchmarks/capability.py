@@ -20,6 +20,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from sweeps.capability.results import Outcome, Results, outcome_of
 from sweeps.capability.spec import CapabilitySpec, TextSource, load_suite
 from sweeps.capability.text_tables import claim_table, level_table, text_table
 from xlstm.capability.domains import prepare_domains
+from xlstm.capability.text import Domain
 from xlstm.run_spec import canonical_json
 
 DATA = "capability-data"
@@ -48,8 +50,10 @@ def main() -> int:
             return 2
         suite = CapabilitySpec(**{**vars(suite), "experiments": kept})
     home = options.data or options.json.parent / DATA
-    runs = plan_suite(suite, {e.name: _domains(e.task, home) for e in suite.experiments})
     kept_file = Kept(options.json, suite, options.profile)
+    if not options.show:
+        kept_file.domains = {e.name: _domains(e.task, home) for e in suite.experiments}
+    runs = plan_suite(suite, kept_file.domains)
     left = [run for run in runs if not kept_file.has(run.spec.run_key)]
     expected = sum(run.estimated_s for run in left)
     print(f"{len(runs)} runs, {len(left)} to train, {expected:.0f} s of steps as planned", flush=True)
@@ -90,7 +94,7 @@ def _override(text: str) -> tuple[str, Any]:
     return key, yaml.safe_load(value)
 
 
-def _domains(task: object, home: Path) -> tuple:
+def _domains(task: object, home: Path) -> tuple[Domain, ...]:
     return prepare_domains(home, task.domains, task.max_bytes) if isinstance(task, TextSource) else ()
 
 
@@ -100,9 +104,20 @@ class Kept:
     def __init__(self, path: Path, suite: CapabilitySpec, profile: str) -> None:
         self.path = path
         about = {"suite": suite.name, "profile": profile, "python": platform.python_version()}
-        self.found: dict[str, Any] = {"about": about, "runs": {}}
+        self.found: dict[str, Any] = {"about": about, "domains": {}, "runs": {}}
         if path.exists():
-            self.found["runs"] = json.loads(path.read_text(encoding="utf-8"))["runs"]
+            before = json.loads(path.read_text(encoding="utf-8"))
+            self.found |= {key: before[key] for key in ("domains", "runs")}
+
+    @property
+    def domains(self) -> dict[str, tuple[Domain, ...]]:
+        """The text that the runs read, by experiment: tables need its hashes, and not the text."""
+        return {e: tuple(Domain(**d) for d in found) for e, found in self.found["domains"].items()}
+
+    @domains.setter
+    def domains(self, found: dict[str, tuple[Domain, ...]]) -> None:
+        here = {experiment: [asdict(d) for d in domains] for experiment, domains in found.items()}
+        self.found["domains"] |= here
 
     def has(self, run_key: str) -> bool:
         """Whether a finished run is there."""
