@@ -266,6 +266,21 @@ class Cluster(_Section):
     """Further options of Slurm's sbatch, as {"qos": "long"}."""
 
 
+class Switches(_Section):
+    """How a run trains: no switch changes its result beyond rounding, nor its key. See docs/training.md."""
+
+    compile: bool | None = None
+    """Compile the blocks; none: runs on a GPU that are long enough for it to pay."""
+    cuda_graph: bool | None = None
+    """Record a step and replay it; none: runs on a GPU whose steps are short."""
+    fused_loss: bool | None = None
+    """Head and loss in chunks, without the logits of all tokens; none: on a GPU, or where these are large."""
+    checkpoint_blocks: bool = False
+    """Compute a block again for its gradient: a third more time, and a fraction of the memory."""
+    deterministic: bool = True
+    """The same seed gives the same bits on a GPU; without, long contexts of a Transformer train faster."""
+
+
 class Resources(_Section):
     """What one run gets, and a speed guess for the plan's time estimate."""
 
@@ -293,6 +308,9 @@ class Resources(_Section):
     """None: this machine."""
     keep_final_checkpoint: bool = False
     """Log the final weights of every run as an artifact."""
+    execution: Switches = Switches()
+    mps: bool = True
+    """Runs that share a GPU compute beside each other, by NVIDIA's MPS where it is installed; else in turns."""
 
     @field_validator("gpus")
     @classmethod

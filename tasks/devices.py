@@ -163,6 +163,12 @@ def need(run: PlannedRun, resources: Resources, here: Machine) -> Need:
     )
 
 
+def shares_gpus(resources: Resources, here: Machine) -> bool:
+    """Whether runs of a spec share GPUs here, and are to compute beside each other there."""
+    asked = resources.gpus.values() if isinstance(resources.gpus, dict) else [resources.gpus]
+    return resources.mps and device_kind(resources, here) == "cuda" and min(asked) < 1
+
+
 def runs_at_once(resources: Resources, here: Machine) -> int:
     """How many runs of a spec this machine has cores and GPUs for, and no more than the spec allows."""
     counts = resources.gpu_counts

@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from sweeps.plan import PlannedRun
 from sweeps.spec import Resources
 from tasks.cluster import Elsewhere
-from tasks.devices import machine, need, runs_at_once
+from tasks.devices import machine, need, runs_at_once, shares_gpus
 from tasks.launcher import Launcher
 from tasks.leases import Grant, Ledger, ledger_folder
+from tasks.mps import shared_gpus
 from tasks.state import State
 from tasks.training import Engine, Room
 
@@ -51,7 +53,8 @@ def place(resources: Resources, state: State) -> Place:
     if resources.cluster is None:
         here = machine()
         room = Here(Ledger(ledger_folder(), here), resources)
-        return Place(launch=Launcher, room=room, at_once=runs_at_once(resources, here))
+        launch = partial(_beside_each_other, state) if shares_gpus(resources, here) else Launcher
+        return Place(launch=launch, room=room, at_once=runs_at_once(resources, here))
     there = Elsewhere("cpu" if resources.device == "cpu" else "cuda:0", resources)
     at_once = resources.runs_in_parallel or CLUSTER_RUNS
     if resources.cluster.engine == "ray":
@@ -62,6 +65,13 @@ def place(resources: Resources, state: State) -> Place:
 
     folder = state.home / "slurm"
     return Place(launch=lambda: SlurmEngine(resources, folder, there.stopped), room=there, at_once=at_once)
+
+
+@contextmanager
+def _beside_each_other(state: State) -> Iterator[Launcher]:
+    """A launcher of trainings that share GPUs through a service of their own."""
+    with shared_gpus(state.home / "mps") as environment, Launcher(environment=environment) as launcher:
+        yield launcher
 
 
 @contextmanager

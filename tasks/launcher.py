@@ -8,9 +8,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import IO, Self
 
 from tasks.child import Child, End, Limits, explain, last_line
@@ -36,10 +36,14 @@ class Launcher:
     Leaving it, or any death of this process, ends every training that still runs.
     """
 
-    def __init__(self, command: Sequence[str] = ZYGOTE) -> None:
+    def __init__(
+        self, command: Sequence[str] = ZYGOTE, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """`environment`: variables that trainings find beside those of this process."""
         self._command = command
+        self._environment = environment
         self._guard = threading.Lock()
-        self._zygote: _Zygote | None = _Zygote(command)
+        self._zygote: _Zygote | None = _Zygote(command, environment)
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -119,14 +123,14 @@ class Launcher:
         if self._closed:
             raise LauncherError("the launcher is closed")
         if self._zygote is None or not self._zygote.alive:
-            self._zygote = _Zygote(self._command)
+            self._zygote = _Zygote(self._command, self._environment)
         return self._zygote
 
 
 class _Zygote:
     """The owner's side of tasks.zygote."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self._control, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._asked = False
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
@@ -138,7 +142,7 @@ class _Zygote:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
-                env={**os.environ, **SINGLE_THREADED},
+                env={**os.environ, **SINGLE_THREADED, **environment},
             )
 
     @property

@@ -56,6 +56,11 @@ class State:
         return self.home / "prefect"
 
     @property
+    def cache(self) -> Path:
+        """Compiled kernels, and what was measured of the machine; may be deleted at any time."""
+        return self.home / "cache"
+
+    @property
     def data(self) -> Path:
         return self.home / "data"
 

@@ -18,6 +18,7 @@ from tasks.retries import next_attempt
 from tasks.state import State
 from tasks.time_limit import TimeLimit
 from tasks.trunks import Trunks
+from xlstm.training.execution import Execution
 from xlstm.training.failures import Failure
 from xlstm.training.job import CHECKPOINT, RunResult, TrainJob
 
@@ -221,6 +222,9 @@ class Trainer:
             strategy=grant.strategy,
             threads=resources.threads,
             micro_batch=micro_batch,
+            execution=Execution(**resources.execution.model_dump()),
+            gpu_share=min(1.0, resources.gpus_of(run.N)),
+            cache_folder=self.state.cache,
             attempt=attempt,
             checkpoint_every_s=resources.checkpoint_every_s,
             keep_final_checkpoint=resources.keep_final_checkpoint,
