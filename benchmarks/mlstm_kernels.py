@@ -106,12 +106,13 @@ class Run:
     def left_s(self) -> float:
         return self.options.time_limit - (time.monotonic() - self.started)
 
-    def ask(self, request: Row, name: str | None = None) -> Row:
-        """By the contender's worker, or by another one's."""
-        if self.left_s <= 0:
+    def ask(self, request: Row, name: str | None = None, reserve_s: float = 0.0) -> Row:
+        """By the contender's worker, or by another one's; `reserve_s` of the time is left to others."""
+        left = self.left_s - reserve_s
+        if left <= 0:
             return {"error": "not run: time limit"}
         worker = self.workers.setdefault(name or request["contender"], Worker(self.options.device))
-        return worker.ask(request, min(ANSWER_S, self.left_s))
+        return worker.ask(request, min(ANSWER_S, left))
 
     def measure(self, request: Row) -> None:
         row = request | self.ask(request)
@@ -213,18 +214,19 @@ def warm_up(run: Run, requests: list[Row]) -> None:
             tasks.put({**request, "kind": "warm-up"})
     room = threading.Semaphore(max(1, min(12, (os.cpu_count() or 2) * 3 // 4)))
     names = list(dict.fromkeys(request["contender"] for request in requests))
+    reserve = (1 - WARM_UP_SHARE) * run.options.time_limit
     own = {r["contender"]: r | {"budget_s": 0.0} for r in requests if r["kind"] in ("decode", "bandwidth")}
 
     def compile_all(name: str) -> None:
         with room:
-            run.ask(own.get(name, {"kind": "start"}), name)
-        while run.left_s > (1 - WARM_UP_SHARE) * run.options.time_limit:
+            run.ask(own.get(name, {"kind": "start"}), name, reserve)
+        while run.left_s > reserve:
             try:
                 task = tasks.get_nowait()
             except queue.Empty:
                 return
             with room:
-                run.ask(task, name)
+                run.ask(task, name, reserve)
 
     with ThreadPoolExecutor(max_workers=len(names)) as pool:
         list(pool.map(compile_all, names))

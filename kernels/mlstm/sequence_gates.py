@@ -25,6 +25,7 @@ import triton
 import triton.language as tl
 
 ROWS = 7
+READ_WEIGHT, STATE_WEIGHT = 2, 3
 BOUNDS = 4
 LOG2E = tl.constexpr(1.4426950408889634)
 NOTHING = tl.constexpr(float("-inf"))

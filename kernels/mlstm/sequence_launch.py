@@ -1,5 +1,6 @@
 """From tensors to kernels: allocations, grids and arguments of the sequence kernels, forward and backward."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,13 +9,20 @@ from torch import Tensor
 
 from kernels.mlstm.sequence_chunks import gradients_kernel, outputs_kernel
 from kernels.mlstm.sequence_configs import WARPS, SequenceConfig, WalkBlocks, block_width, segments
-from kernels.mlstm.sequence_gates import bounds_kernel, gate_gradients_kernel, rows_kernel, scan_kernel
-from kernels.mlstm.sequence_norms import norm_gradients_kernel
+from kernels.mlstm.sequence_gates import (
+    READ_WEIGHT,
+    STATE_WEIGHT,
+    bounds_kernel,
+    gate_gradients_kernel,
+    rows_kernel,
+    scan_kernel,
+)
+from kernels.mlstm.sequence_norms import norm_gradients_kernel, token_sums_kernel
 from kernels.mlstm.sequence_shapes import Documents, Options, Saved, Shape
 from kernels.mlstm.sequence_states import state_gradients_kernel, states_kernel
 
 SCAN_TILE = 128
-NORM_TOKENS, NORM_WIDTH = 16, 256
+NORM_TOKENS, NORM_WIDTH, SUM_WIDTH = 16, 256, 64
 
 State = tuple[Tensor, Tensor, Tensor]
 
@@ -197,6 +205,7 @@ def launch_states(
     C0, n0, _ = initial or (None, None, None)
     C1, n1 = shape.state(problem.q) if want_state else (None, None)
     walk = Walk.of(problem, blocks, saved.bounds, cut)
+    launch_token_sums(problem, saved, k, STATE_WEIGHT, None, saved.n)
     for totals in walk.launches:
         states_kernel[(walk.programs,)](
             k, v, saved.rows, saved.bounds, saved.C, saved.n, C0, n0, C1, n1, *walk.sums,
@@ -243,17 +252,31 @@ def launch_state_gradients(
         dn = problem.new(*problem.chunk_heads, shape.padded[0])
     if exact:
         dr = launch_norm_gradients(problem, saved, dh, h)
+        launch_token_sums(problem, saved, q, READ_WEIGHT, dr, dn)
     dC0, dn0 = shape.state(q) if has_initial else (None, None)
     for totals in walk.launches:
         state_gradients_kernel[(walk.programs,)](
-            q, dh, saved.rows, saved.bounds, saved.norms, dr,
-            dC, dn, dC1, dn1, dC0, dn0, *walk.sums, *problem.documents[:2],
+            q, dh, saved.rows, saved.bounds, saved.norms, dC, dn, dC1, dn1, dC0, dn0, *walk.sums,
+            *problem.documents[:2],
             *_strides(q), *_strides(dh), *shape.sizes, walk.segments, problem.scale,
             **problem.products(q, dh),
             BK=walk.tile[0], BV=walk.tile[1], BT=blocks.tokens, TOTALS=totals,
             EXACT=exact, HAS_START=has_initial, HAS_END=d_final is not None, num_stages=blocks.stages,
         )  # fmt: skip
     return StateGradients(dC, dn, dr, dC0, dn0)
+
+
+def launch_token_sums(
+    problem: Problem, saved: Saved, x: Tensor, row: int, dr: Tensor | None, sums: Tensor
+) -> None:
+    """Fills sums."""
+    shape = problem.shape
+    BK = math.gcd(shape.padded[0], SUM_WIDTH)
+    token_sums_kernel[(shape.chunks * shape.heads * (shape.padded[0] // BK),)](
+        x, saved.rows, dr, sums, *problem.documents, *_strides(x), *shape.sizes,
+        K=shape.width, KP=shape.padded[0], BK=BK, ROW=row, HAS_DR=dr is not None, ALIGN=_alignment(x),
+        **problem.constants,
+    )  # fmt: skip
 
 
 def launch_norm_gradients(problem: Problem, saved: Saved, dh: Tensor, h: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 # mypy: disable-error-code="no-untyped-def"
-"""The gradient of the normaliser, once per token: h and dh are read here and by nothing else for it."""
+"""What the normaliser needs of whole tokens, in float32 and parallel over chunks: its gradient once per
+token, and what every chunk adds to n and to the gradient of n."""
 
 import triton
 import triton.language as tl
@@ -37,3 +38,28 @@ def norm_gradients_kernel(
     at = chunk_head * L + t
     sign = tl.load(norms_ptr + CH.to(tl.int64) * L + at)
     tl.store(dr_ptr + at, tl.where(sign != 0, -dot * tl.load(norms_ptr + at) * sign, 0))
+
+
+@triton.jit(do_not_specialize=["x_sb", "S", "NC", "CH", "H"])
+def token_sums_kernel(
+    x_ptr, rows_ptr, dr_ptr, sums_ptr, cu_ptr, first_ptr, owner_ptr, x_sb, x_st, x_sh, S, NC, CH, H,
+    K: tl.constexpr, KP: tl.constexpr, L: tl.constexpr, BK: tl.constexpr, ROW: tl.constexpr,
+    HAS_DR: tl.constexpr, VARLEN: tl.constexpr, ALIGN: tl.constexpr,
+):  # fmt: skip
+    """sums (chunks, H, KP): of a chunk's tokens, weighted by a row (`sequence_gates`), by dr if HAS_DR."""
+    tiles: tl.constexpr = KP // BK
+    pid = tl.program_id(0)
+    chunk_head = (pid // tiles).to(tl.int64)
+    chunk, head = pid // tiles // H, (pid // tiles) % H
+    batch, _, start, length = chunk_span(chunk, cu_ptr, first_ptr, owner_ptr, S, NC, L, VARLEN)
+    if length <= 0:
+        return
+    t, d = tl.arange(0, L), pid % tiles * BK + tl.arange(0, BK)
+    x_ptr += tl.multiple_of(batch.to(tl.int64) * x_sb, ALIGN) + start * x_st + head.to(tl.int64) * x_sh
+    mask = (t < length)[:, None] & (d < K)[None, :]
+    x = tl.load(x_ptr + t[:, None] * x_st + d[None, :], mask=mask, other=0).to(tl.float32)
+    at = chunk_head * L + t
+    weight = tl.load(rows_ptr + ROW * CH.to(tl.int64) * L + at)
+    if HAS_DR:
+        weight *= tl.load(dr_ptr + at)
+    tl.store(sums_ptr + chunk_head * KP + d, tl.sum(x * weight[:, None], 0))

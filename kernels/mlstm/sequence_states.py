@@ -13,7 +13,9 @@ it decays what came before; the second one starts every segment from the sum of 
 both walks takes 1 / segments of the time, at the price of reading the inputs twice.
 
 n is C with values 1, but h divides by q n, so n must not be rounded to 16 bits as C is. It never meets the
-matrix units: it is a float32 sum over the tokens, beside their product. Gradients here lack the factor 1 /
+matrix units: what a chunk adds to it is a float32 sum over its tokens, taken before (`sequence_norms`), in
+the place where the walk, having read it, leaves n. The programs of the first slice of V do so; to sum beside
+the products would keep the shared memory busy, which bounds the walk. Gradients here lack the factor 1 /
 sqrt(K), which all that read them apply at their end.
 """
 
@@ -66,6 +68,7 @@ def states_kernel(
     ALIGN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """C (chunks, H, KP, VP) and n (chunks, H, KP) at the start of every chunk; C1, n1 of the sequence's end.
+    On entry, n is what each chunk adds.
 
     With TOTALS instead, of every segment but the last: sums (segments, sequences, H, KP, VP), sums_n
     (segments, sequences, H, KP) and sums_keep (segments, sequences, H), from which the other launch starts
@@ -114,15 +117,16 @@ def states_kernel(
         v = tl.load(v_ptr + token * v_st + t[:, None] * v_st + d_v[None, :], mask=inside & v_in, other=0)
         weight = tl.load(rows_ptr + 3 * plane + chunk * L + (step % blocks) * BT + t)
         if step % blocks == 0:
+            n_at = n_ptr + chunk * KP + d_k
+            n_added = tl.load(n_at, mask=(slice_v == 0) & (d_k < KP), other=0)
             if not TOTALS:
                 tl.store(
                     C_ptr + (chunk * KP + d_k[:, None]) * VP + d_v[None, :], C.to(C_ptr.dtype.element_ty)
                 )
-                tl.store(n_ptr + chunk * KP + d_k, n, mask=(slice_v == 0) & (d_k < KP))
+                tl.store(n_at, n, mask=(slice_v == 0) & (d_k < KP))
             C *= keep
-            n *= keep
+            n = n * keep + n_added
             decay *= keep
-        n += tl.sum(k.to(tl.float32) * weight[:, None], 0)
         C = tl.dot(tl.trans(k), (v * weight[:, None]).to(v.dtype), C, input_precision=PRECISION)
     if TOTALS:
         there = (segment * rows + at).to(tl.int64)
@@ -137,7 +141,7 @@ def states_kernel(
 
 @triton.jit(do_not_specialize=["q_sb", "g_sb", "S", "NC", "CH", "H", "segments", "scale"])
 def state_gradients_kernel(
-    q_ptr, g_ptr, rows_ptr, bounds_ptr, norms_ptr, dr_ptr,
+    q_ptr, g_ptr, rows_ptr, bounds_ptr, norms_ptr,
     dC_ptr, dn_ptr, dC1_ptr, dn1_ptr, dC0_ptr, dn0_ptr,
     sums_ptr, sums_n_ptr, sums_keep_ptr, cu_ptr, first_ptr,
     q_sb, q_st, q_sh, g_sb, g_st, g_sh, S, NC, CH, H, segments, scale,
@@ -146,9 +150,9 @@ def state_gradients_kernel(
     EXACT: tl.constexpr, HAS_START: tl.constexpr, HAS_END: tl.constexpr,
     VARLEN: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """From g = dh and dr (`sequence_norms`): gradients of the states at the END of every chunk, dC (chunks,
-    H, KP, VP) and dn (chunks, H, KP). With TOTALS instead, of every segment but the first: sums as in
-    `states_kernel`.
+    """From g = dh: gradients of the states at the END of every chunk, dC (chunks, H, KP, VP) and dn (chunks,
+    H, KP), which is on entry what each chunk adds, if EXACT. With TOTALS instead, of every segment but the
+    first: sums as in `states_kernel`.
     """
     sequence, head, segment, k0, slice_v = _place(tl.program_id(0), segments, H, KP, VP, BK, BV)
     batch, start, length, first = sequence_span(sequence, cu_ptr, first_ptr, S, NC, VARLEN)
@@ -200,17 +204,19 @@ def state_gradients_kernel(
         inverse_norm = tl.load(norms_ptr + row)
         weight = tl.load(rows_ptr + 2 * plane * L + row)
         if step % blocks == blocks - 1:
+            dn_at = dn_ptr + chunk * KP + d_k
+            dn_added = tl.zeros([BK], tl.float32)
+            if EXACT:
+                dn_added = tl.load(dn_at, mask=(slice_v == 0) & (d_k < KP), other=0)
             if not TOTALS:
                 tl.store(
                     dC_ptr + (chunk * KP + d_k[:, None]) * VP + d_v[None, :], dC.to(dC_ptr.dtype.element_ty)
                 )
                 if EXACT or HAS_END:
-                    tl.store(dn_ptr + chunk * KP + d_k, dn, mask=(slice_v == 0) & (d_k < KP))
-            dn *= keep
+                    tl.store(dn_at, dn, mask=(slice_v == 0) & (d_k < KP))
+            dn = dn * keep + dn_added
             dC *= keep
             decay *= keep
-        if EXACT:
-            dn += tl.sum(q.to(tl.float32) * (weight * tl.load(dr_ptr + row))[:, None], 0)
         weighted = (g * (weight * inverse_norm)[:, None]).to(g.dtype)
         dC = tl.dot(tl.trans(q), weighted, dC, input_precision=PRECISION)
     if TOTALS:

@@ -113,7 +113,7 @@ def assert_close(
     wrong = []
     for name, truth in expected.items():
         error = (actual[name].double() - truth.to(actual[name].device)).norm()
-        limit = tolerance if isinstance(tolerance, float) else tolerance.get(name, tolerance["else"])
+        limit = tolerance if isinstance(tolerance, float) else tolerance.get(name) or tolerance["else"]
         worst = limit * truth.norm().clamp_min(floor) + 1e-30
         if not error <= worst:
             wrong.append(f"{name}: relative error {error / truth.norm():.1e}, at most {limit:.0e}")

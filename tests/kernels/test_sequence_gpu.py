@@ -190,9 +190,10 @@ class Layer(nn.Module):
         return mlstm(*heads, *gates.float().chunk(2, -1), gate_soft_cap=15.0)
 
 
-def test_inductor_compiles_it_once() -> None:
+def test_inductor_compiles_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)
+    monkeypatch.setattr(torch._inductor.config, "shape_padding", False)  # its guards recompile, not ours
     layer = Layer().to(GPU, BFLOAT16)
     compiled = torch.compile(layer, fullgraph=True, dynamic=True)
     for batch, length in ((2, 100), (3, 100), (3, 257)):
