@@ -22,6 +22,14 @@ def read(fields: Fields, weights: Mapping[str, Tensor]) -> tuple[MLSTMConfig, di
     return config, split_fused(renamed, config)
 
 
+def caches(config: MLSTMConfig) -> bool:
+    """Whether its cache fits the model: it has room for widths of queries and values rounded up to 64.
+
+    Without it the model is right, and generates slowly.
+    """
+    return config.num_heads * config.head_dim_qk % 64 == 0 and config.d_model % 64 == 0
+
+
 def write(
     config: MLSTMConfig, weights: Mapping[str, Tensor], weight_mode: WeightMode = "single"
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -42,6 +50,6 @@ def write(
         "sequence_kernel": "native_sequence__native",
         "step_kernel": "native",
         "inference_state_dtype": "float32",
-        "use_cache": True,
+        "use_cache": caches(config),
     }
     return fields, fuse(renamed, config) if weight_mode == "fused" else renamed

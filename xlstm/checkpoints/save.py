@@ -60,7 +60,8 @@ def save_checkpoint(
             tokens = {"bos_token_id": None, "eos_token_id": separator, "pad_token_id": None}
             dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")
             _write_json(filling / CONFIG_JSON, fields | tokens | {"dtype": dtype, "torch_dtype": dtype})
-            _write_json(filling / "generation_config.json", tokens)
+            cache = {"use_cache": fields["use_cache"]}
+            _write_json(filling / "generation_config.json", tokens | cache)
         for name, text in (extra_files or {}).items():
             (filling / name).write_text(text, encoding="utf-8")
 

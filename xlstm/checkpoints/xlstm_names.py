@@ -19,8 +19,6 @@ from xlstm.config import MLSTMConfig
 
 FFN_FACTOR = 2.667
 MOST_MULTIPLE = 64
-HEAD_MULTIPLE = 64
-"""Their caches, and in some releases their layers, round the width of queries and values up to this."""
 
 
 def round_up(width: float, multiple: int) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from xlstm.config import MLSTMConfig, ModelConfig
+from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
 from xlstm.models import LanguageModel
 
 CGROUPS = (
@@ -50,8 +50,9 @@ def footprint(
     piece = min(prompt_length, max(1, prefill_tokens // batch_size))
     width = model.lm_head.weight.itemsize
     prefill = batch_size * piece * activation_bytes(model.config, width)
-    if piece < prompt_length and not isinstance(model.config, MLSTMConfig):
-        prefill += batch_size * piece * prompt_length  # the mask of a piece that has others before it
+    on_gpu = model.embedding.weight.is_cuda
+    if piece < prompt_length and isinstance(model.config, TransformerConfig) and not on_gpu:
+        prefill += piece * prompt_length  # the mask of a piece that has others before it
     logits = batch_size * model.config.vocab_size * (2 * 4 + width)
     return Footprint(state=state.nbytes, prefill=prefill + logits)
 

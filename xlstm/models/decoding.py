@@ -60,6 +60,11 @@ class Layout:
         return not any(self.starts)
 
     @property
+    def indices(self) -> list[int]:
+        """`rows` as numbers."""
+        return list(range(len(self.lengths))) if self.rows is None else self.rows.tolist()
+
+    @property
     def longest(self) -> int:
         return max(self.lengths)
 
@@ -146,11 +151,10 @@ class DecodesByExtend:
         """The tokens x of `layout`; the state moves on in place."""
         if layout.cu_seqlens is None:
             return self._go_on(x, states, layout)
-        rows = range(len(layout.lengths)) if layout.rows is None else layout.rows.tolist()
         parts = x.split(list(layout.lengths), 1)
         alone = [
             lay_out([start], [length], x.device, [row])
-            for row, start, length in zip(rows, layout.starts, layout.lengths, strict=True)
+            for row, start, length in zip(layout.indices, layout.starts, layout.lengths, strict=True)
         ]
         return torch.cat([self._go_on(part, states, one) for part, one in zip(parts, alone, strict=True)], 1)
 

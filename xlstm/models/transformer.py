@@ -6,6 +6,7 @@ from typing import NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
 
 from kernels.attention import attention_step
 from xlstm.config import TransformerConfig
@@ -78,9 +79,14 @@ class Attention(nn.Module):
             _append(part, new, layout)
         if layout.fresh:
             h = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        elif layout.cu_seqlens is None:
+            h = _attend_to_all_before(q, *_seen(layout.read(cache), layout.starts[0] + q.shape[-2]))
         else:
-            keys, values = _seen(cache, layout)
-            h = F.scaled_dot_product_attention(q, keys, values, attn_mask=_later_mask(layout))
+            h = torch.zeros_like(q)
+            for j, row in enumerate(layout.indices):
+                length, end = layout.lengths[j], layout.starts[j] + layout.lengths[j]
+                seen = _seen(tuple(part[row : row + 1] for part in cache), end)
+                h[j : j + 1, :, :length] = _attend_to_all_before(q[j : j + 1, :, :length], *seen)
         return self._join(layout.unpad(h.transpose(1, 2)).transpose(1, 2))
 
     def step(self, x: Tensor, positions: Rotation, cache: BlockState, lengths: Tensor) -> Tensor:
@@ -101,28 +107,24 @@ class Attention(nn.Module):
 
 def _append(cached: Tensor, new: Tensor, layout: Layout) -> None:
     """Write (R, H, S, D) behind what rows of (B, H, capacity, D) hold."""
-    rows = range(new.shape[0]) if layout.rows is None else layout.rows.tolist()
     if layout.rows is None and layout.cu_seqlens is None:
         start = layout.starts[0]
         cached[:, :, start : start + new.shape[2]] = new
         return
-    for source, (row, start, length) in enumerate(zip(rows, layout.starts, layout.lengths, strict=True)):
+    places = zip(layout.indices, layout.starts, layout.lengths, strict=True)
+    for source, (row, start, length) in enumerate(places):
         cached[row, :, start : start + length] = new[source, :, :length]
 
 
-def _seen(cache: BlockState, layout: Layout) -> BlockState:
-    """Keys and values of the rows, as far as any of them reaches."""
-    end = max(start + n for start, n in zip(layout.starts, layout.lengths, strict=True))
-    return tuple(part[:, :, :end] for part in layout.read(cache))
+def _seen(cache: BlockState, end: int) -> tuple[Tensor, Tensor]:
+    keys, values = cache
+    return keys[:, :, :end], values[:, :, :end]
 
 
-def _later_mask(layout: Layout) -> Tensor:
-    """(R, 1, S, T), True where a token that has others before it may look: at itself and all before."""
-    device = layout.positions.device
-    starts = torch.tensor(layout.starts, device=device)
-    end = max(start + n for start, n in zip(layout.starts, layout.lengths, strict=True))
-    places = starts[:, None] + torch.arange(layout.longest, device=device)
-    return (torch.arange(end, device=device) <= places[..., None])[:, None]
+def _attend_to_all_before(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """The queries are those of the last tokens; on a GPU no mask is built."""
+    bias = causal_lower_right(q.shape[-2], keys.shape[-2])
+    return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias)
 
 
 class TransformerBlock(nn.Module):
