@@ -90,8 +90,17 @@ def analyse(
         cheaper=compare_costs(costs, level),
         trained=tuple(trained),
         limits=limits or {},
-        notes=(*notes, *dict.fromkeys(refused)),
+        notes=(*notes, *dict.fromkeys(refused), *_confounded(models)),
     )
+
+
+def _confounded(models: Mapping[tuple[str, Kind], RuntimeModel]) -> list[str]:
+    """One note for all models that have terms which their points cannot tell apart."""
+    terms = [name for model in models.values() for name in model.confounded]
+    if not terms:
+        return []
+    named = ", ".join(dict.fromkeys(terms))
+    return [f"These points cannot tell apart {named}: trust their sum and not their rates; more sizes would."]
 
 
 def shapes(table: pl.DataFrame) -> dict[tuple[str, str], ModelConfig]:

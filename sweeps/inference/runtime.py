@@ -58,6 +58,8 @@ UNITS = {
 OUTLIER = 0.1
 """Relative error from which a row counts linearly."""
 _ROUNDS = 4
+_RANK = 1e-7
+"""Singular values below this share of the largest are none."""
 
 
 def work(
@@ -117,6 +119,9 @@ class RuntimeModel:
     """(resamples, terms): the same of each bootstrap resample of the points."""
     present: np.ndarray
     """(terms,), true where some point has such work."""
+    confounded: tuple[str, ...]
+    """Terms that these points cannot tell apart, as with two sizes the weights, the blocks and the constant:
+    their sum is known and their rates are not."""
     n_points: int
     median_error: float
     """Of the points fitted."""
@@ -199,6 +204,7 @@ def fit_runtime(
         coefficients=coefficients,
         draws=_resampled(X, t, resamples, rng),
         present=np.any(X != 0, axis=0),
+        confounded=_confounded(kind, X, t),
         n_points=len(t),
         median_error=float(np.median(error)),
         largest_error=float(error.max()),
@@ -228,6 +234,18 @@ def solve(X: np.ndarray, t: np.ndarray, weights: np.ndarray | None = None) -> np
         if np.all(downweighted == 1.0):
             break
     return c / scale
+
+
+def _confounded(kind: Kind, X: np.ndarray, t: np.ndarray) -> tuple[str, ...]:
+    """Terms with a part in a combination of columns that is zero at every point."""
+    A = X / t[:, None]
+    size = np.linalg.norm(A, axis=0)
+    used = np.flatnonzero(size)
+    _, values, rows = np.linalg.svd(A[:, used] / size[used], full_matrices=True)
+    missing = rows[int(np.sum(values > _RANK * values[0])) :]
+    return tuple(
+        TERMS[kind][j] for j, part in zip(used, missing.T, strict=True) if np.any(np.abs(part) > 1e-3)
+    )
 
 
 def _resampled(X: np.ndarray, t: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
