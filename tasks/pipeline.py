@@ -31,6 +31,7 @@ from sweeps.laws.types import Analysis
 from sweeps.plan import Plan, PlannedRun
 from sweeps.spec import SweepSpec
 from tasks import deployments, holdout, preparation, results, tracking
+from tasks.artifact_store import ensure_artifact_store
 from tasks.artifacts import published
 from tasks.engines import launched_ahead, place
 from tasks.errors import UserError, user_errors
@@ -99,6 +100,7 @@ def open_sweep(
     spec = preparation.read_spec(profile, overrides)
     state = open_state()
     ensure_tracking_db(state)
+    ensure_artifact_store(state)
     deployments.bury_the_dead(state)
     name = spec.name if table is None else Path(table).stem
     lock = sweep_lock(state, name)

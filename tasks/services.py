@@ -17,11 +17,13 @@ from pathlib import Path
 from filelock import FileLock
 
 from tasks import processes
+from tasks.artifact_store import ensure_artifact_store
 from tasks.environment import Endpoints, environment
 from tasks.errors import UserError
 from tasks.processes import LOOPBACK, OWNER_VARIABLE, Identity
-from tasks.state import State, project_root, write_atomically
+from tasks.state import State, project_root
 from tasks.tracking_db import ensure_tracking_db
+from xlstm.training.files import write_atomically
 
 POOL = "isoflop"
 START_TIMEOUT_S = 120.0
@@ -111,6 +113,7 @@ def up(state: State, say: Say = lambda line: None) -> Endpoints:
     UserError names a busy port and its holder, or the log of a service that died.
     """
     with FileLock(state.lock("services")):
+        ensure_artifact_store(state)
         endpoints = running_endpoints(state)
         if endpoints is None:
             down(state, locked=True)

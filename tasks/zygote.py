@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
+from tasks.state import ARTIFACTS_VARIABLE
 from xlstm.training.failures import Failure, classify
 from xlstm.training.processes import end_with
 
@@ -40,6 +41,8 @@ PRELOAD = (
     "mlflow.store.tracking.sqlalchemy_workspace_store",
     "sqlalchemy.dialects.sqlite",
 )
+PRELOAD_S3 = ("boto3", "mlflow.store.artifact.s3_artifact_repo")
+"""Where artifacts go to a bucket: half a second for every training otherwise."""
 HIDDEN = ("matplotlib", "pandas", "polars", "pyarrow", "scipy")
 """MLflow and torchmetrics import these where they find them; they take seconds, and training needs none.
 
@@ -227,7 +230,8 @@ def main(descriptor: int, work: Callable[[Request], None] = work) -> None:
     # What is here after the imports stays: nobody need look for garbage meanwhile, which takes a fifth of
     # their time; children need not scan it, and pages that are not touched are not copied.
     gc.disable()
-    for module in PRELOAD:
+    to_bucket = os.environ.get(ARTIFACTS_VARIABLE, "").startswith("s3:")
+    for module in (*PRELOAD, *(PRELOAD_S3 if to_bucket else ())):
         importlib.import_module(module)
     require_one_thread()
     gc.freeze()

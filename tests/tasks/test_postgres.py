@@ -1,15 +1,14 @@
 """The whole stack on a real PostgreSQL, for Prefect and for MLflow."""
 
 import getpass
-import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -17,15 +16,15 @@ import pytest
 from tasks.errors import UserError
 from tasks.state import State, open_state
 from tasks.tracking_db import ensure_tracking_db
+from tests.tasks.command import CHECKPOINTED, Isoflop, command_lines, resumed, tiny_sweep
 
 pytest.importorskip("psycopg", reason="needs the extra postgres: pip install 'isoflop[postgres]'")
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin")) if shutil.which("initdb") is None else [Path()]
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(not BINARIES, reason="PostgreSQL's server is not installed (Debian: postgresql)"),
 ]
-PROJECT = Path(__file__).parents[2]
 SECRET = "hunter2hunter2"
 
 
@@ -65,58 +64,73 @@ def server() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
-SPEC = """
-name: shared
-archs: [transformer]
-context_lengths: [32]
-budgets: [1e8]
-ladder:
-  shapes: [{d_model: 8, num_blocks: 1}, {d_model: 12, num_blocks: 1}, {d_model: 16, num_blocks: 1}]
-  head_dim: 4
-  ffn_multiple_of: 8
-learning_rate: {base: 0.01, reference_width: 16}
-batch: {tokens: 64}
-data: {name: one, max_bytes: 200_000}
-validation: {tokens: 1024, times: 2}
-resources: {device: cpu, runs_in_parallel: 2, timeout_s: 120}
-laws: {resamples: 20}
-"""
-
-
 def test_a_sweep_with_both_databases_on_postgres(server: str, tmp_path: Path) -> None:
-    home, spec = tmp_path / "state", tmp_path / "spec.yaml"
-    spec.write_text(SPEC)
-    env = {
-        **os.environ,
-        "ISOFLOP_HOME": str(home),
-        "ISOFLOP_TRACKING_URI": f"postgresql://{server}/mlflow",
+    """Killed with -9 in the middle, started again, and once more when all is done."""
+    tracker = f"postgresql://{server}/mlflow"
+    settings = {
+        "ISOFLOP_TRACKING_URI": tracker,
         "ISOFLOP_PREFECT_DATABASE": f"postgresql+asyncpg://{server}/prefect",
-        "COLUMNS": "200",
     }
-    for name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
-        env.pop(name, None)
-
-    def isoflop(*command: str) -> subprocess.CompletedProcess[str]:
-        program = [sys.executable, "-m", "flows.cli", *command]
-        return subprocess.run(program, env=env, cwd=PROJECT, capture_output=True, text=True, check=False)
-
+    isoflop = Isoflop(tmp_path, tiny_sweep("shared", budgets=[1e8, 2e9], resources=CHECKPOINTED), settings)
     try:
-        first = isoflop("sweep", str(spec))
-        assert first.returncode == 0, first.stdout + first.stderr
-        assert "3 of 3 runs finished" in first.stdout
-        again = isoflop("sweep", str(spec))
-        assert "3 of 3 runs done, 3 of them cached" in again.stdout, again.stdout + again.stderr
-        commands = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-        assert SECRET not in commands
+        with isoflop.sweeping():
+            isoflop.kill_flow()
+        before = finished(tracker)
+        second = isoflop.sweep()
+        assert second.returncode == 0, second.stdout + second.stderr
+        assert "6 of 6 runs finished" in second.stdout
+        after = finished(tracker)
+        third = isoflop.sweep()
+        assert third.returncode == 0, third.stdout + third.stderr
+        assert "6 of 6 runs done, 6 of them cached" in third.stdout
+        assert SECRET not in command_lines()
     finally:
         isoflop("down", "--force")
-    runs = pl.read_parquet(home / "sweeps" / "shared" / "runs.parquet")
-    assert runs["status"].to_list() == ["finished"] * 3
-    assert not (home / "mlflow.db").exists()
-    assert not list((home / "prefect").glob("*.db"))
-    told = [path for path in home.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
-    assert told == []
-    assert SECRET not in first.stdout + first.stderr + again.stdout
+    assert before.items() <= after.items()
+    assert len(after) == 6
+    assert finished(tracker) == after
+    assert resumed(tracker), "no run went on from its checkpoint"
+    assert stale(f"postgresql://{server}") == {}
+    runs = pl.read_parquet(isoflop.home / "sweeps" / "shared" / "runs.parquet")
+    assert runs["status"].to_list() == ["finished"] * 6
+    assert not (isoflop.home / "mlflow.db").exists()
+    assert not list((isoflop.home / "prefect").glob("*.db"))
+    assert isoflop.told(SECRET) == []
+    assert SECRET not in second.stdout + second.stderr + third.stdout + third.stderr
+
+
+def finished(tracker: str) -> dict[str, str]:
+    """MLflow runs that say FINISHED, by run key; a key that has two is an error."""
+    found: dict[str, str] = {}
+    for key, run_id in _ask(
+        tracker,
+        "SELECT tags.value, runs.run_uuid FROM runs JOIN tags USING (run_uuid)"
+        " WHERE tags.key = 'isoflop.run_key' AND runs.status = 'FINISHED'",
+    ):
+        assert key not in found
+        found[key] = run_id
+    return found
+
+
+def stale(address: str) -> dict[str, int]:
+    """Rows that say that something is under way, by table."""
+    asked = {
+        "runs": ("mlflow", "SELECT count(*) FROM runs WHERE status = 'RUNNING'"),
+        "flow_run": ("prefect", _UNDER_WAY.format("flow_run")),
+        "task_run": ("prefect", _UNDER_WAY.format("task_run")),
+    }
+    counted = {table: _ask(f"{address}/{base}", query)[0][0] for table, (base, query) in asked.items()}
+    return {table: count for table, count in counted.items() if count}
+
+
+_UNDER_WAY = "SELECT count(*) FROM {} WHERE state_type IN ('PENDING', 'RUNNING', 'CANCELLING')"
+
+
+def _ask(address: str, query: str) -> list[Any]:
+    import psycopg
+
+    with closing(psycopg.connect(address)) as connection:
+        return connection.execute(query).fetchall()
 
 
 @pytest.mark.parametrize(

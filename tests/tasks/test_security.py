@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ from tasks.environment import environment
 from tasks.errors import UserError
 from tasks.services import default_endpoints, services
 from tasks.state import State
+from tests.tasks.command import tiny_sweep
 from xlstm.training.failures import Failure, describe, redact
 
 PROJECT = Path(__file__).parents[2]
@@ -217,22 +219,6 @@ with prefect_test_harness(server_startup_timeout=120):
 import time; time.sleep(2)
 print(json.dumps({"state": state.name, "calls": calls}))
 """
-SPEC = """
-name: quiet
-archs: [transformer]
-context_lengths: [32]
-budgets: [1e8]
-ladder:
-  shapes: [{d_model: 8, num_blocks: 1}, {d_model: 12, num_blocks: 1}, {d_model: 16, num_blocks: 1}]
-  head_dim: 4
-  ffn_multiple_of: 8
-learning_rate: {base: 0.01, reference_width: 16}
-batch: {tokens: 64}
-data: {name: one, max_bytes: 200_000}
-validation: {tokens: 1024, times: 2}
-resources: {device: cpu, runs_in_parallel: 1, timeout_s: 120}
-laws: {resamples: 20}
-"""
 
 
 @pytest.mark.slow
@@ -243,7 +229,7 @@ def test_a_sweep_calls_nobody_outside(tracked: State, tmp_path: Path) -> None:
     CI is unset: the libraries' own clients keep quiet there.
     """
     spec = tmp_path / "quiet.yaml"
-    spec.write_text(SPEC)
+    spec.write_text(yaml.safe_dump(tiny_sweep("quiet", resources={"runs_in_parallel": 1})))
     env = {key: value for key, value in environment(tracked).items() if key not in ("CI", "PREFECT_API_URL")}
     done = subprocess.run(
         [sys.executable, "-c", GUARD + WORK, str(spec)],

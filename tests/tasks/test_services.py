@@ -15,6 +15,7 @@ from tasks import processes, services
 from tasks.errors import UserError
 from tasks.processes import LOOPBACK, OWNER_VARIABLE, Identity
 from tasks.state import State, open_state
+from tests.tasks.command import Isoflop, tiny_sweep
 
 
 @pytest.fixture
@@ -173,34 +174,26 @@ def listening(state: State) -> set[int]:
 @pytest.mark.timeout(400)
 def test_a_sweep_from_nothing_by_the_command_line(tmp_path: Path) -> None:
     """Services, deployment, worker, flow, report: what `make sweep` does; then the way down."""
-    home, spec = tmp_path / "state", tmp_path / "spec.yaml"
-    spec.write_text(SPEC)
-    env = {**os.environ, "ISOFLOP_HOME": str(home), "COLUMNS": "200"}
-    for name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
-        env.pop(name, None)
-
-    def isoflop(*command: str) -> subprocess.CompletedProcess[str]:
-        program = [sys.executable, "-m", "flows.cli", *command]
-        return subprocess.run(program, env=env, cwd=PROJECT, capture_output=True, text=True, check=False)
-
+    isoflop = Isoflop(tmp_path, tiny_sweep("one"))
+    home, spec = isoflop.home, str(isoflop.spec)
     try:
-        first = isoflop("sweep", str(spec))
+        first = isoflop.sweep()
         assert first.returncode == 0, first.stdout + first.stderr
         assert first.stdout.startswith("starting prefect, mlflow, worker\n")
         assert "3 of 3 runs finished" in first.stdout
         assert f"report   {home}/sweeps/one/report.html" in first.stdout
-        assert (home / "sweeps" / "one" / "report.html").exists()
+        assert isoflop.report.exists()
         state = open_state(home)
         records = services.recorded(state)
         assert listening(state) >= {record.port for record in records.values() if record.port}
-        again = isoflop("sweep", str(spec))
+        again = isoflop.sweep()
         assert again.returncode == 0, again.stdout + again.stderr
         assert "3 of 3 runs done, 3 of them cached" in again.stdout
         assert services.recorded(state) == records
         endpoints = services.running_endpoints(state)
         assert endpoints is not None
         services.wait_for_mlflow(state, endpoints)
-        refused = isoflop("sweep", str(spec), "--set", "budgets=[1e4]")
+        refused = isoflop("sweep", spec, "--set", "budgets=[1e4]")
         assert refused.returncode == 2
         assert refused.stderr.startswith("isoflop: budgets: 1e+04 FLOPs buy ")
     finally:
@@ -208,22 +201,3 @@ def test_a_sweep_from_nothing_by_the_command_line(tmp_path: Path) -> None:
     assert ended.stdout == "stopped worker, mlflow, prefect\n"
     assert _families(state) == []
     assert not any(record.identity.alive for record in records.values())
-
-
-PROJECT = Path(__file__).parents[2]
-SPEC = """
-name: one
-archs: [transformer]
-context_lengths: [32]
-budgets: [1e8]
-ladder:
-  shapes: [{d_model: 8, num_blocks: 1}, {d_model: 12, num_blocks: 1}, {d_model: 16, num_blocks: 1}]
-  head_dim: 4
-  ffn_multiple_of: 8
-learning_rate: {base: 0.01, reference_width: 16}
-batch: {tokens: 64}
-data: {name: one, max_bytes: 200_000}
-validation: {tokens: 1024, times: 2}
-resources: {device: cpu, runs_in_parallel: 2, timeout_s: 120}
-laws: {resamples: 20}
-"""

@@ -22,7 +22,7 @@ class Failure(StrEnum):
     """No progress for the time that was set."""
     DISK_FULL = "disk full"
     DATABASE_LOST = "database lost"
-    """The tracking store did not answer for longer than the training's patience."""
+    """The tracking store, or that of artifacts, did not answer for longer than the training's patience."""
     TIME_LIMIT = "time limit"
     STOPPED = "stopped"
     """Asked to end by SIGTERM."""
@@ -125,11 +125,28 @@ def _is_lost_peer(error: RuntimeError, text: str) -> bool:
     return ours or "connection closed by peer" in text or "gloo/transport" in text
 
 
+def _is_lost_bucket(error: BaseException) -> bool:
+    """An artifact store that is not to be reached or has a fault of its own; not one that refuses."""
+    reply = getattr(error, "response", None) or {}
+    unreachable = (
+        "EndpointConnectionError",
+        "ConnectionClosedError",
+        "ConnectTimeoutError",
+        "ReadTimeoutError",
+    )
+    return (
+        type(error).__name__ in unreachable
+        or reply.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500
+    )
+
+
 def _is_lost_database(error: BaseException) -> bool:
     """SQLAlchemy's and the drivers' word for a connection or a lock that is not to be had, and MLflow's."""
     package = type(error).__module__.split(".")[0]
     if package in ("sqlite3", "sqlalchemy", "psycopg"):
         return type(error).__name__ in ("OperationalError", "InterfaceError")
+    if package == "botocore":
+        return _is_lost_bucket(error)
     if package == "requests":
         return type(error).__name__ in ("ConnectionError", "ConnectTimeout", "ReadTimeout")
     return package == "mlflow" and getattr(error, "error_code", "") == "TEMPORARILY_UNAVAILABLE"
