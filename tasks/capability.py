@@ -43,13 +43,14 @@ from tasks.locks import sweep_lock
 from tasks.pipeline import artifact_key, experiment_url, report_link
 from tasks.progress import ProgressWriter
 from tasks.provenance import git_revision, versions
-from tasks.state import State, open_state, write_atomically
+from tasks.state import State, open_state
 from tasks.tracking_db import ensure_tracking_db
 from tasks.training import Hearing, Trainer
 from xlstm.capability.domains import domain_folder, prepare_domains
 from xlstm.capability.text import Domain
 from xlstm.data import load_corpus
 from xlstm.data.corpus import META
+from xlstm.training.files import write_atomically
 
 TEXT_FOLDER = "capability"
 """Below the state folder's `data/`: the domains' text, which all suites share."""

@@ -13,7 +13,8 @@ from sweeps.comparing import SweepComparison, compare_sweeps
 from sweeps.laws import LawSettings
 from sweeps.laws.readers import read_runs
 from tasks.errors import UserError
-from tasks.state import State, write_atomically
+from tasks.state import State
+from xlstm.training.files import write_atomically
 
 COMPARABLE = (
     ("hash", "Content hash"),

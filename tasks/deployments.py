@@ -34,7 +34,8 @@ from tasks.environment import environment
 from tasks.errors import UserError
 from tasks.processes import flow_runs_alive
 from tasks.services import POOL
-from tasks.state import State, project_root, write_atomically
+from tasks.state import State, project_root
+from xlstm.training.files import write_atomically
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

@@ -13,12 +13,14 @@ import psutil
 from packaging.requirements import Requirement
 
 from tasks import services
+from tasks.artifact_store import artifact_store_fault
 from tasks.devices import cpu_count, gpu_names
 from tasks.errors import UserError
 from tasks.locks import sweeps_under_way
 from tasks.provenance import git_revision, versions
 from tasks.state import STATE_VERSION, State
 from tasks.tracking_db import integrity_fault, shared_db_fault, tracking_db_fault
+from xlstm.training.failures import redact
 
 LOW_DISK_GIB = 5
 
@@ -40,6 +42,7 @@ def examine(state: State) -> Iterator[Finding]:
     yield from kernels()
     yield from state_folder(state)
     yield from database(state)
+    yield from artifact_store(state)
     yield from daemons(state)
     yield from trainings(state)
 
@@ -85,13 +88,20 @@ def devices() -> Iterator[Finding]:
 
 
 def kernels() -> Iterator[Finding]:
-    """Which implementation of the mLSTM each device gets."""
+    """Which implementation of the mLSTM each device gets, and which of its kernels were seen to be right."""
     import torch
 
     from kernels.backends import choose_backend
+    from tasks.kernel_verdicts import kept_verdicts, summary
 
     for name in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         yield Finding(topic="kernels", text=f"mLSTM on {name}: {choose_backend(None, torch.device(name))}")
+    for index in range(torch.cuda.device_count()):
+        device = torch.device("cuda", index)
+        where = f"cuda:{index} ({torch.cuda.get_device_name(device)})"
+        lines = summary(list(kept_verdicts(device))) or ["none was tried yet; the first training does it"]
+        for line in lines:
+            yield Finding(topic="kernels", text=f"{where} {line}")
 
 
 def state_folder(state: State) -> Iterator[Finding]:
@@ -121,6 +131,14 @@ def database(state: State) -> Iterator[Finding]:
         return
     fault = tracking_db_fault(state) or integrity_fault(state)
     yield Finding(topic="mlflow.db", text=fault or "schema and integrity are good", fault=fault is not None)
+
+
+def artifact_store(state: State) -> Iterator[Finding]:
+    """The bucket that the environment names: whether something can be written there."""
+    if state.artifact_root != state.artifacts.as_uri():
+        fault = artifact_store_fault(state)
+        where = redact(state.artifact_root)
+        yield Finding(topic="artifacts", text=fault or f"{where} takes them", fault=fault is not None)
 
 
 def daemons(state: State) -> Iterator[Finding]:

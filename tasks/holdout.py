@@ -12,9 +12,10 @@ from sweeps.laws.types import Analysis
 from sweeps.plan import Plan, PlannedRun
 from sweeps.predicted import Outcome, Prediction, hold_out_runs, predict_run
 from sweeps.spec import SweepSpec
-from tasks.state import State, write_atomically
+from tasks.state import State
 from xlstm.data import Corpus
 from xlstm.run_spec import run_spec_from_dict
+from xlstm.training.files import write_atomically
 from xlstm.training.job import ATTEMPT
 
 FILE = "holdout.json"

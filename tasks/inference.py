@@ -41,9 +41,10 @@ from tasks.inference_spec import benchmark_name, read_benchmark
 from tasks.locks import sweep_lock
 from tasks.pipeline import artifact_key, report_link
 from tasks.provenance import git_revision, versions
-from tasks.state import State, open_state, write_atomically
+from tasks.state import State, open_state
 from tasks.tracking_db import ensure_tracking_db
 from xlstm.timing.machine import processor_name
+from xlstm.training.files import write_atomically
 
 LIMITS_TIMEOUT_S = 120.0
 

@@ -15,7 +15,8 @@ from sweeps.gather import gather
 from sweeps.laws import LawSettings
 from sweeps.provisional import Provisional, provisional
 from tasks.progress import SweepProgress, read_progress, read_trainings, time_left_s
-from tasks.state import State, write_atomically
+from tasks.state import State
+from xlstm.training.files import write_atomically
 
 FILE = "live.html"
 EVERY_S = 15.0

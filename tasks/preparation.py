@@ -19,10 +19,11 @@ from tasks import tracking
 from tasks.devices import device_kind, machine, runs_at_once
 from tasks.forecast import Pace, makespan, pace
 from tasks.provenance import corpus_facts
-from tasks.state import State, write_atomically
+from tasks.state import State
 from xlstm.data import Corpus, prepare_corpus
 from xlstm.data.corpus import META
 from xlstm.run_spec import DataSpec
+from xlstm.training.files import write_atomically
 
 __all__ = [
     "PlanView",

@@ -10,7 +10,8 @@ from typing import Literal
 
 from sweeps.plan import PlannedRun
 from tasks.forecast import Pace, makespan, pace
-from tasks.state import State, write_atomically
+from tasks.state import State
+from xlstm.training.files import write_atomically
 
 Status = Literal["queued", "running", "finished", "cached", "failed", "paused"]
 FILE = "progress.json"

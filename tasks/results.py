@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-import sweeps.laws
+import sweeps
 from reports import render
 from reports.provenance import Provenance
 from sweeps.histories import loss_curves
@@ -26,8 +26,8 @@ from sweeps.run_models import serving_costs
 from sweeps.run_table import RUN_TABLE_SCHEMA
 from tasks.errors import UserError
 from tasks.provenance import git_revision, versions
-from tasks.state import write_atomically
 from xlstm.arch_names import arch_slug
+from xlstm.training.files import write_atomically
 
 
 def plan_rows(plan: Plan) -> list[dict[str, Any]]:
@@ -90,11 +90,22 @@ def _with_draws(analysis: Analysis, path: Path) -> Analysis:
     return replace(analysis, groups=tuple(groups))
 
 
+def fit_sources() -> list[Path]:
+    """Files whose code a fit runs: the laws, what serving costs by the accounting, and this one."""
+    root = Path(sweeps.__file__).parents[1]
+    packages = (root / "sweeps" / "laws", root / "xlstm" / "accounting")
+    modules = ("sweeps/run_models", "sweeps/serving", "xlstm/config", "xlstm/arch_names", "tasks/results")
+    return sorted(
+        [source for package in packages for source in package.glob("*.py")]
+        + [root / f"{module}.py" for module in modules]
+    )
+
+
 def _fit_key(runs: pl.DataFrame, settings: LawSettings) -> str:
-    """SHA-256 of all that a fit depends on, the source of sweeps.laws and the libraries below it included."""
+    """SHA-256 of all that a fit depends on: runs, settings, our sources and the libraries below them."""
     content = hashlib.sha256(runs.write_json().encode())
     content.update(repr(settings).encode())
-    for source in sorted(Path(sweeps.laws.__file__).parent.glob("*.py")):
+    for source in fit_sources():
         content.update(source.read_bytes())
     for library in ("numpy", "scipy", "polars"):
         content.update(f"{library} {version(library)}".encode())

@@ -1,13 +1,13 @@
-"""The state folder: where runs, databases, tokens and reports of a project lie. Standard library alone."""
+"""The state folder: where runs, databases, tokens and reports of a project lie."""
 
 import json
 import os
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.errors import UserError
+from xlstm.training.files import write_atomically
 
 STATE_VERSION = 1
 """Raise it when the folder's layout changes, and write the migration; an older folder is never recreated."""
@@ -126,21 +126,6 @@ def open_state(home: Path | None = None) -> State:
     if not (home / "state.json").exists():
         write_atomically(home / "state.json", json.dumps({"version": STATE_VERSION}) + "\n")
     return State(home=home)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file at once: a reader, or a crash, sees the old text or the new one."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _make(home: Path) -> None:

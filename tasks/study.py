@@ -34,7 +34,7 @@ from tasks import tracking
 from tasks.importing import PAPER, STUDY, load_study
 from tasks.pipeline import Sweep, artifact_key, report_link
 from tasks.provenance import git_revision, versions
-from tasks.state import write_atomically
+from xlstm.training.files import write_atomically
 
 
 def is_study(sweep: Sweep) -> bool:

@@ -1,5 +1,7 @@
 """What is kept of a sweep's runs."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from sweeps.laws import LawSettings, to_json
 from sweeps.run_table import complete
 from tasks.errors import UserError
-from tasks.results import fit, found, note, save_runs, tally
+from tasks.results import fit, fit_sources, found, note, save_runs, tally
 from tests.reports import synthetic
 
 RUNS = complete(
@@ -67,6 +69,23 @@ def test_a_fit_is_kept_until_a_run_or_a_setting_changes(tmp_path: Path) -> None:
     changed = runs.with_columns(loss=pl.col("loss") * 1.01)
     assert to_json(fit(changed, settings, tmp_path)) != first
     assert to_json(fit(runs, settings, tmp_path)) == first
+
+
+IMPORTED = """
+import sys
+import sweeps.laws, sweeps.run_models
+packages = ("sweeps", "xlstm", "kernels", "reports", "tasks")
+print("\\n".join(m.__file__ for name, m in sys.modules.items() if name.split(".")[0] in packages))
+"""
+
+
+def test_a_fit_is_kept_by_all_the_code_that_it_runs() -> None:
+    """What a process that fits has imported of ours, folders' empty __init__ aside."""
+    done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True)
+    imported = {Path(line) for line in done.stdout.splitlines()}
+    missed = imported - set(fit_sources())
+    assert {path.name for path in missed} == {"__init__.py"}
+    assert {path.parent.name for path in missed} == {"sweeps", "xlstm"}
 
 
 def test_the_draws_of_the_law_that_answers_are_kept(tmp_path: Path) -> None:

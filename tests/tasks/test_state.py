@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import UserError
-from tasks.state import STATE_VERSION, locate, open_state, write_atomically
+from tasks.state import STATE_VERSION, locate, open_state
+from xlstm.training.files import write_atomically
 
 
 def test_a_new_folder_is_made_and_an_old_one_is_left_as_it_is(tmp_path: Path) -> None:
