@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.xlstm.test_generation import CONFIGS, OTHERS, lively, tokens
+from tests.xlstm.test_generation import OTHERS, lively, tokens
 from xlstm.accounting import mlstm_config, transformer_config
 from xlstm.config import ModelConfig
 from xlstm.generation import (
@@ -22,9 +22,8 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
 ]
 WIDE = {"vocab_size": 50, "d_model": 128, "num_blocks": 2, "num_heads": 2}
-BOTH = pytest.mark.parametrize(
-    "config", [mlstm_config(**WIDE), transformer_config(**WIDE)], ids=lambda config: config.arch
-)
+PAIR = [mlstm_config(**WIDE), transformer_config(**WIDE)]
+BOTH = pytest.mark.parametrize("config", PAIR, ids=lambda config: config.arch)
 
 
 def feed(session: Session, text: Tensor) -> Tensor:
@@ -50,7 +49,7 @@ def test_the_captured_step_is_the_full_forward(config: ModelConfig, batch: int) 
         assert error(logits, expected) < 1.5 * whole + 1e-3, dtype
 
 
-@pytest.mark.parametrize("config", CONFIGS + OTHERS, ids=lambda config: config.arch)
+@pytest.mark.parametrize("config", PAIR + OTHERS, ids=lambda config: config.arch)
 def test_captured_and_not(config: ModelConfig) -> None:
     """The same tokens after ragged prompts, from two sessions of one model; and again after a reset."""
     model = inference_model(lively(config, torch.float32), torch.float32, "cuda")
@@ -66,8 +65,20 @@ def test_captured_and_not(config: ModelConfig) -> None:
     assert len(texts[0].unique()) > 1
 
 
+@BOTH
+def test_prompts_in_pieces(config: ModelConfig) -> None:
+    """Of one length, and ragged: what a piece has before it is attended to without a mask."""
+    model = inference_model(lively(config, torch.float32), torch.bfloat16, "cuda")
+    text = tokens(3, 300).cuda()
+    for prompts in (text, [text[0], text[1, :40], text[2, :170]]):
+        whole, cut = Session(model, 3, 300), Session(model, 3, 300, prefill_tokens=3 * 64)
+        expected = whole.prefill(prompts).clone()
+        assert error(cut.prefill(prompts), expected) < 0.02
+        assert error(cut.step(), whole.step()) < 0.02
+
+
 def test_a_cache_that_grows_is_captured_again() -> None:
-    model = inference_model(lively(CONFIGS[1], torch.float32), torch.float32, "cuda")
+    model = inference_model(lively(PAIR[1], torch.float32), torch.float32, "cuda")
     prompt = tokens(2, 5).cuda()
     roomy, tight = Session(model, 2, 80), Session(model, 2, 6)
     roomy.prefill(prompt)

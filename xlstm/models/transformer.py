@@ -70,8 +70,7 @@ class Attention(nn.Module):
     def prefill(self, x: Tensor, positions: Rotation, cache: BlockState, layout: Layout) -> Tensor:
         """Attend to the cache and the tokens x of `layout`, whose keys and values join the cache.
 
-        Short sequences are padded behind, where no other token looks; what is cached of the padding lies
-        behind the end of its sequence, where the next token will be written.
+        Short sequences are padded behind, where no other token looks; the padding is not cached.
         """
         joined = self._heads(x, positions)
         q, k, v = (layout.pad(part.transpose(1, 2)).transpose(1, 2) for part in joined)
@@ -80,7 +79,7 @@ class Attention(nn.Module):
         if layout.fresh:
             h = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         elif layout.cu_seqlens is None:
-            h = _attend_to_all_before(q, *_seen(layout.read(cache), layout.starts[0] + q.shape[-2]))
+            h = _attend_to_all_before(q, *layout.read(_seen(cache, layout.starts[0] + q.shape[-2])))
         else:
             h = torch.zeros_like(q)
             for j, row in enumerate(layout.indices):
