@@ -28,7 +28,7 @@ class Outcome:
 
 
 def measure_point(
-    point: Point, folder: Path, *, timeout_s: float, command: Sequence[str] = WORKER
+    point: Point, folder: Path, *, timeout_s: float, command: Sequence[str] | None = None
 ) -> Outcome:
     """Measure a point in a new process, which leaves its log and its answer in `folder`."""
     start = time.monotonic()
@@ -49,7 +49,7 @@ def measure_limits(
 
 
 def ask(
-    request: Mapping[str, Any], folder: Path, *, timeout_s: float, command: Sequence[str] = WORKER
+    request: Mapping[str, Any], folder: Path, *, timeout_s: float, command: Sequence[str] | None = None
 ) -> tuple[dict[str, Any] | None, str | None]:
     """The worker's answer, or None and why there is none, one line."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def ask(
     kills = oom_kills()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, str(result)],
+            [*(command or WORKER), str(result)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
