@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xlstm.generation.prompts import PromptError, Prompts
+from xlstm.generation.prompts import Prompts, read_prompts
 from xlstm.generation.sampling import GREEDY, Sampling, choose
 from xlstm.generation.session import Session
 from xlstm.models import LanguageModel
@@ -45,8 +45,7 @@ def generate(
     Raises:
         PromptError, MemoryLimitError: before anything is computed.
     """
-    if not len(prompts):
-        raise PromptError("there is no prompt: give at least one")
+    prompts = read_prompts(prompts, model.config.vocab_size, model.embedding.weight.device)
     stops = _stop_sets(stop, len(prompts), model.config.vocab_size)
     if session is None:
         longest = max(len(prompt) for prompt in prompts)
@@ -99,7 +98,7 @@ def _stop_sets(
     each = [frozenset(tokens) for tokens in stop if not isinstance(tokens, int)]
     if each and len(each) != count:
         raise ValueError(
-            f"stop has {len(each)} collections for {count} prompts: give one for each, or one for all"
+            f"stop has {len(each)} collections for {count} prompts: give one each, or one for all"
         )
     sets = each or [frozenset(token for token in stop if isinstance(token, int))] * count
     for token in frozenset().union(*sets):

@@ -48,7 +48,13 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
 
 
 def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> Tensor:
-    """Tokens (B,) of logits (B, vocabulary)."""
+    """Tokens (B,) of logits (B, vocabulary).
+
+    A race: an exponential time a token, at the rate of its probability; the first one wins. As
+    torch.multinomial draws, which waits for the device to look at its arguments.
+    """
     if sampling.greedy:
         return logits.argmax(-1)
-    return torch.multinomial(probabilities(logits, sampling), 1, generator=generator).squeeze(-1)
+    chances = probabilities(logits, sampling)
+    times = torch.empty_like(chances).exponential_(generator=generator)
+    return (chances / times.clamp_min(torch.finfo(times.dtype).tiny)).argmax(-1)

@@ -70,8 +70,8 @@ class Session:
         dtype = torch.promote_types(model.lm_head.weight.dtype, torch.float32)
         self.tokens = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
         self.logits = torch.zeros(batch_size, model.config.vocab_size, dtype=dtype, device=self.device)
-        packed = packed_step(model, batch_size) if self.device.type == "cuda" and dtype.itemsize == 4 else None
-        self._step = packed or model.step
+        can_pack = self.device.type == "cuda" and dtype == torch.float32
+        self._step = (packed_step(model, batch_size) if can_pack else None) or model.step
         self._graphed = self.device.type == "cuda" if cuda_graph is None else cuda_graph
         self._graph: StepGraph | None = None
         self._capture()
