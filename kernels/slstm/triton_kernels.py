@@ -2,9 +2,9 @@
 """The sLSTM cell in Triton: one program owns 16 sequences of one head and walks over their tokens.
 
 Forward and backward in the form of `kernels.slstm.loop`: moving averages u, logarithms L of their weight. The
-matrix R of a head is read once and kept in registers (CHIP), or, where it does not fit, read again from the
-second-level cache at every step, in slices of its rows; then a step's vectors, which are no longer whole in
-any register, pass through a buffer in memory that the program alone uses, two steps' worth by turns.
+matrix R of a head is read once and stays in shared memory (CHIP), or, where it does not fit, is read again
+from the second-level cache at every step, in slices of its rows; then a step's vectors, which must be sliced
+too, pass through a buffer in memory that the program alone uses, two steps' worth by turns.
 
 Everything but the operands of the recurrent product is float32. What comes next in time is loaded a step
 ahead. Pointers move with time, so that no offset grows beyond 32 bits.
