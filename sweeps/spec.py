@@ -310,7 +310,7 @@ class Resources(_Section):
     """Log the final weights of every run as an artifact."""
     execution: Switches = Switches()
     mps: bool = True
-    """Runs that share a GPU compute beside each other, by NVIDIA's MPS where it is installed; else in turns."""
+    """Runs that share a GPU compute beside each other, by NVIDIA's MPS where it is there; else in turns."""
 
     @field_validator("gpus")
     @classmethod

@@ -14,6 +14,8 @@ import psutil
 from sweeps.plan import BYTES_PER_PARAMETER, PlannedRun
 from sweeps.spec import Resources
 from tasks.errors import UserError
+from xlstm.training.execution import Execution
+from xlstm.training.memory import fitting_micro_batch, predicted_bytes
 
 HOST_SHARE = 0.9
 """Of the memory; the rest is for the system, the services and the flow."""
@@ -150,6 +152,8 @@ def need(run: PlannedRun, resources: Resources, here: Machine) -> Need:
     strategy = strategy_of(run, resources, here.gpus)
     whole = run.N * BYTES_PER_PARAMETER
     per_device = (run.memory_bytes - whole) // devices + (whole if strategy == "ddp" else whole // devices)
+    if kind == "cuda" and devices == 1 and run.spec.task is None:
+        per_device = _alone_on_gpu(run, resources, here)
     on_host = GPU_RUN_HOST_BYTES if kind == "cuda" else per_device
     return Need(
         device=kind,
@@ -161,6 +165,14 @@ def need(run: PlannedRun, resources: Resources, here: Machine) -> Need:
         strategy=strategy,
         expected_s=run.estimated_s / devices,
     )
+
+
+def _alone_on_gpu(run: PlannedRun, resources: Resources, here: Machine) -> int:
+    """Bytes of a GPU that a run takes with the micro-batch that it will choose for its share of one."""
+    execution = Execution(**resources.execution.model_dump()).settled(run.spec, on_gpu=True)
+    room = min(1.0, resources.gpus_of(run.N)) * min(gpu.memory_bytes for gpu in here.gpus)
+    micro_batch = fitting_micro_batch(run.spec, execution, room) or run.spec.batch_size
+    return int(predicted_bytes(run.spec, micro_batch, execution))
 
 
 def shares_gpus(resources: Resources, here: Machine) -> bool:

@@ -122,7 +122,8 @@ def test_a_run_takes_what_it_needs_and_at_most_the_machine(run: PlannedRun) -> N
     small = Machine(threads=1, memory_bytes=2**20)
     assert need(run, Resources(threads=2), small).memory_bytes == 2**20
     on_gpu = need(run, Resources(gpus=0.25), SERVER)
-    assert (on_gpu.device, on_gpu.gpu_share, on_gpu.gpu_bytes) == ("cuda", 0.25, run.memory_bytes)
+    assert (on_gpu.device, on_gpu.gpu_share) == ("cuda", 0.25)
+    assert run.N * 16 < on_gpu.gpu_bytes < 0.25 * 80 * 2**30
     assert on_gpu.memory_bytes == GPU_RUN_HOST_BYTES
 
 

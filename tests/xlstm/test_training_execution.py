@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
+from kernels.cross_entropy.linear import CHUNK_BYTES
 from xlstm.accounting import training_flops
 from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
 from xlstm.data import TokenStream
@@ -24,7 +25,7 @@ from xlstm.training.execution import PLAIN, Execution
 from xlstm.training.gauges import Gauges
 from xlstm.training.job import TrainJob
 from xlstm.training.loading import Batches
-from xlstm.training.memory import FILL, fitting_micro_batch, predicted_bytes
+from xlstm.training.memory import FILL, LOSS_CHUNK_BYTES, fitting_micro_batch, predicted_bytes
 from xlstm.training.module import TrainingModule, held_out_loss
 
 CONTEXT, BATCH, STEPS = 24, 6, 8
@@ -227,6 +228,10 @@ def test_a_larger_micro_batch_is_foretold_more_memory_and_the_largest_that_fits_
         assert fitting_micro_batch(run, execution, 1.0) == 1
     less = replace(PLAIN, checkpoint_blocks=True)
     assert predicted_bytes(run, 8, less) < predicted_bytes(run, 8, PLAIN)
+
+
+def test_the_chunk_that_is_foretold_is_that_of_the_kernel() -> None:
+    assert LOSS_CHUNK_BYTES == CHUNK_BYTES
 
 
 def test_gauges_of_a_cpu_say_nothing_and_mfu_is_flops_over_the_peak() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -78,6 +78,17 @@ def kernels_for(precision: str, device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def determinism(arch: str, execution: Execution) -> Literal["warn"] | bool:
+    """What to ask of a GPU, so that the same seed gives the same loss, if asked; a CPU gives it unasked.
+
+    Attention's backward obeys the strict demand alone. The mLSTM repeats itself without, and its reference
+    sums cumulatively, which the strict demand refuses.
+    """
+    # Filling new memory finds the use of uninitialised values; here it would only take time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return execution.deterministic and (arch == "transformer" or "warn")
 
 
 def keep_compiled_code(folder: Path) -> None:

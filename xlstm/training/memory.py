@@ -2,12 +2,10 @@
 
 Bytes of activations are counted per token and block from what the backward pass reads, of compiled blocks
 under bfloat16 autocast: the residual stream in float32, everything else in bfloat16. It is an estimate:
-whoever runs out of memory nevertheless is tried again with half the micro-batch (`tasks.retries`).
+whoever runs out of memory nevertheless is tried again with half the micro-batch (`tasks.retries`). Light: no
+torch here, so that a flow can ask.
 """
 
-import torch
-
-from kernels.cross_entropy.linear import default_chunk
 from xlstm.accounting import count_parameters
 from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
 from xlstm.run_spec import RunSpec
@@ -17,6 +15,8 @@ CONTEXT_BYTES = 1.5 * 2**30
 """CUDA's context, libraries' workspaces and kernels."""
 STATE_BYTES = 16
 """A parameter: weight, gradient and two moments in float32."""
+LOSS_CHUNK_BYTES = 2**29
+"""Of logits at once: what `kernels.cross_entropy` holds."""
 FILL = 0.92
 """Of the memory that there is; the rest is lost between blocks of the allocator."""
 
@@ -53,8 +53,7 @@ def _loss_bytes(config: ModelConfig, tokens: int, spec: RunSpec, execution: Exec
     width = 2 if spec.precision == "bf16" else 4
     if not execution.fused_loss:
         return tokens * V * (width + 8.0)
-    dtype = torch.bfloat16 if width == 2 else torch.float32
-    return 2.0 * min(tokens, default_chunk(V, dtype)) * V * width + 8 * V * d + tokens * d * (4 + width)
+    return 2.0 * min(tokens * V * width, LOSS_CHUNK_BYTES) + 8 * V * d + tokens * d * (4 + width)
 
 
 def fitting_micro_batch(spec: RunSpec, execution: Execution, limit_bytes: float) -> int | None:
@@ -69,9 +68,3 @@ def fitting_micro_batch(spec: RunSpec, execution: Execution, limit_bytes: float)
         if predicted_bytes(spec, sequences, execution) <= FILL * limit_bytes:
             return None if parts == 1 else sequences
     return 1 if spec.batch_size > 1 else None
-
-
-def device_limit(device: torch.device, share: float) -> float:
-    """What a training may take of a GPU that it has `share` of: no more than is free now."""
-    free, total = torch.cuda.mem_get_info(device)
-    return float(min(free, share * total))

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,10 +25,9 @@ from xlstm.capability.run import run_task
 from xlstm.data import Corpus, CorpusError, TokenStream, load_corpus, validation_windows
 from xlstm.models import build_model
 from xlstm.run_spec import RunSpec
-from xlstm.training.blocks import keep_compiled_code, kernels_for
+from xlstm.training.blocks import determinism, keep_compiled_code, kernels_for
 from xlstm.training.branch import BranchPoints, TrunkResumePoint, starts
 from xlstm.training.callbacks import Monitor, ResumePoint, Validation
-from xlstm.training.execution import Execution
 from xlstm.training.failures import Failure, StoppedError, classify, describe, one_line
 from xlstm.training.files import write_atomically
 from xlstm.training.gauges import Gauges
@@ -45,7 +44,7 @@ from xlstm.training.job import (
     TrainJob,
 )
 from xlstm.training.loading import Batches
-from xlstm.training.memory import device_limit, fitting_micro_batch
+from xlstm.training.memory import fitting_micro_batch
 from xlstm.training.module import TrainingModule
 from xlstm.training.peak import matrix_peak
 from xlstm.training.saved import save_model
@@ -112,7 +111,8 @@ def _fitted(job: TrainJob) -> TrainJob:
     if device.type != "cuda" or job.micro_batch is not None or job.spec.task is not None:
         return job
     execution = job.execution.settled(job.spec, on_gpu=True)
-    limit = device_limit(device, job.gpu_share)
+    free, total = torch.cuda.mem_get_info(device)
+    limit = min(free, job.gpu_share * total)
     return replace(job, micro_batch=fitting_micro_batch(job.spec, execution, limit))
 
 
@@ -274,7 +274,7 @@ def _trainer(job: TrainJob, share: Share, callbacks: list) -> Trainer:
         max_epochs=-1,
         gradient_clip_val=job.spec.optimizer.grad_clip,
         callbacks=callbacks,
-        deterministic=_determinism(job.spec, job.execution) if on_gpu else None,
+        deterministic=determinism(job.spec.model.arch, job.execution) if on_gpu else None,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -285,17 +285,6 @@ def _trainer(job: TrainJob, share: Share, callbacks: list) -> Trainer:
         # A job of a cluster's scheduler starts many of these: none of them is to look for the others.
         plugins=[Environment(share), *([] if isinstance(strategy, Shards) else [WholeCheckpoints()])],
     )
-
-
-def _determinism(spec: RunSpec, execution: Execution) -> Literal["warn"] | bool:
-    """What to ask of a GPU, so that the same seed gives the same loss, if asked; a CPU gives it unasked.
-
-    Attention's backward obeys the strict demand alone. The mLSTM repeats itself without, and its reference
-    sums cumulatively, which the strict demand refuses.
-    """
-    # Filling new memory finds the use of uninitialised values; here it would only take time.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    return execution.deterministic and (spec.model.arch == "transformer" or "warn")
 
 
 def _quiet() -> None:
