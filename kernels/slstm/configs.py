@@ -8,7 +8,7 @@ ROWS = 16
 """Sequences of a program: the least that the matrix units multiply."""
 MAX_WIDTH = 512
 CHIP_WIDTH = 128
-"""Widest head whose recurrent weights stay in shared memory: in 16 bits, 128 KiB of the 227 that there are."""
+"""Widest head whose recurrent weights stay in shared memory, in 16 bits: 128 KiB of 227."""
 
 
 @dataclass(frozen=True, kw_only=True)
