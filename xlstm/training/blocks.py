@@ -24,6 +24,7 @@ FASTEST_FIRST = [
 call, or is not allowed to for want of determinism, is passed over."""
 CACHES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
 """Environment variables of the compilers, and their folders below a cache folder."""
+COMPILE_THREADS = "4"
 
 
 def make_ready(model: nn.Module, execution: Execution) -> None:
@@ -95,3 +96,5 @@ def keep_compiled_code(folder: Path) -> None:
     """Have compilers keep their work below `folder`, unless the environment names another place."""
     for variable, name in CACHES.items():
         os.environ.setdefault(variable, str(folder / name))
+    # Each training would start as many helpers as there are cores.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", COMPILE_THREADS)
