@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu_slice --home HOME --out OUT [--from ARCHIVE] [--corpora FILE] [--time-limit 8m]
 
-The state is the one in --home where the machine still has it from the slice before, else the archive that came
-along. What is packed fits a transfer of few small files; what has no room in it (the largest checkpoints of runs
+The state is the one in --home where the machine still has it from the slice before, else the archive that
+came along. What is packed fits a few small files; what has no room in it (the largest checkpoints of runs
 that were cut) is said, and is lost only if the machine is. Prints a summary, and writes it to OUT/slice.json.
 """
 
