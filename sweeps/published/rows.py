@@ -9,7 +9,7 @@ from typing import Any
 from sweeps.published.merge import MergedRun
 from sweeps.published.selection import budget_of, experiment_of, preset_of, why_excluded
 from xlstm.accounting import count_parameters, ffn_width, training_flops
-from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
+from xlstm.config import MLSTMConfig, TransformerConfig
 
 STUDY = "xlstm-scaling-laws"
 """Names the study: in run keys, on the command line, and as MLflow experiment."""
@@ -85,7 +85,7 @@ def _groups(row: Mapping[str, Any]) -> dict[str, Any]:
     return groups | {"excluded": why_excluded({**row, **groups})}
 
 
-def model_config(fields: Mapping[str, Any]) -> ModelConfig:
+def model_config(fields: Mapping[str, Any]) -> MLSTMConfig | TransformerConfig:
     """The shape of a published run as a configuration; its feed-forward width by the authors' two rules."""
     d_model = int(fields["d_model"])
     common: dict[str, Any] = {
@@ -107,7 +107,7 @@ def model_config(fields: Mapping[str, Any]) -> ModelConfig:
     )
 
 
-def _flops(config: ModelConfig, context: int, D: int | None) -> dict[str, Any]:
+def _flops(config: MLSTMConfig | TransformerConfig, context: int, D: int | None) -> dict[str, Any]:
     """Training FLOPs under the default convention, by its name, and under the other one."""
     mlstm = isinstance(config, MLSTMConfig)
     default, other = ("first", "tfla") if mlstm else ("distill_scaling", "chinchilla")
@@ -136,7 +136,7 @@ def _whole(value: Any) -> int | None:
 
 
 def _run_key(
-    given: Mapping[str, Any], config: ModelConfig, context: int, batch: int | None, steps: int | None
+    given: Mapping[str, Any], config: MLSTMConfig | TransformerConfig, context: int, batch: int | None, steps: int | None
 ) -> str:
     """SHA-256 of what names the run at its authors' and of what determines it; the same from every source."""
     content = {
