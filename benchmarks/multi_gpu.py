@@ -1,6 +1,6 @@
 """One training over several GPUs, and many small ones over them.
 
-    python -m benchmarks.multi_gpu --json rows.json [--part scaling|sweep] [--wheels FOLDER] [--time-limit 480]
+    python -m benchmarks.multi_gpu --json rows.json [--part scaling|sweep] [--wheels FOLDER]
     python -m benchmarks.multi_gpu --quick        # on a CPU over gloo, that it works
 
 `scaling`: 400M and 1.4B, xLSTM and Transformer, S=8192, bf16. Every GPU has the same work however many there
@@ -66,7 +66,7 @@ def quick() -> list[Case]:
     ]
 
 
-# In the processes of a training ------------------------------------------------------------------------------
+# In the processes of a training
 
 
 def measure(job: TrainJob, share: Share) -> RunResult:
@@ -103,7 +103,7 @@ def measure(job: TrainJob, share: Share) -> RunResult:
 
 
 def timed(case: Row, share: Share, strategy: str, steps: int = STEPS) -> Row:
-    """Tokens/s a GPU over `steps` steps after the warm-up, the losses of the first, and the peak of memory."""
+    """Tokens/s a GPU over `steps` steps after the warm-up, the losses of the first, the peak of memory."""
     from lightning.pytorch import Callback
 
     from benchmarks import training_worker as worker
@@ -140,7 +140,7 @@ def timed(case: Row, share: Share, strategy: str, steps: int = STEPS) -> Row:
     return row
 
 
-# In the command's process ------------------------------------------------------------------------------------
+# In the command's process
 
 
 def job_of(case: Case, devices: list[str], folder: Path, alone: bool) -> TrainJob:

@@ -1,0 +1,225 @@
+"""Forty small runs as a sweep trains them, on one GPU, on two, and on two with kill -9 of the flow half way.
+
+The plan, the ledger, the launcher, the trainer and MLflow are those of the flow; Prefect, which draws the
+display, is left out, so that a bare machine needs fewer wheels. Four runs share a GPU. After the kill the
+same command goes on; what was finished before must be there untouched, and every run finished once.
+
+    python -m benchmarks.multi_gpu_sweep HOME SPEC     # the flow
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Row = dict[str, Any]
+RUNS = 40
+SPEC: Row = {
+    "name": "multi-gpu",
+    "archs": ["mlstm", "transformer"],
+    "context_lengths": [512],
+    "budgets": [4e14],
+    "ladder": {
+        "shapes": [
+            {"d_model": 128, "num_blocks": 4, "num_heads": 2},
+            {"d_model": 192, "num_blocks": 4, "num_heads": 3},
+            {"d_model": 256, "num_blocks": 4, "num_heads": 4},
+            {"d_model": 256, "num_blocks": 6, "num_heads": 4},
+        ]
+    },
+    "learning_rate": {"base": 2e-3},
+    "batch": {"tokens": 32_768},
+    "data": {"max_bytes": 20_000_000},
+    "seeds": [0, 1, 2, 3, 4],
+    "precision": "bf16",
+    "resources": {"device": "cuda", "gpus": 0.25, "flops_per_s": 2e13, "checkpoint_every_s": 5},
+}
+QUICK: Row = {
+    **SPEC,
+    "context_lengths": [32],
+    "budgets": [4e8],
+    "ladder": {"shapes": [{"d_model": 16, "num_blocks": 1, "num_heads": 1}]},
+    "batch": {"tokens": 256},
+    "data": {"max_bytes": 300_000},
+    "validation": {"tokens": 4096},
+    "seeds": [0, 1, 2],
+    "precision": "fp32",
+    "resources": {"device": "cpu", "checkpoint_every_s": 1},
+}
+PACKAGES = (
+    "alembic", "annotated-types", "cachetools", "certifi", "charset-normalizer", "click", "cloudpickle",
+    "databricks-sdk", "filelock", "gitdb", "gitpython", "google-auth", "idna", "importlib-metadata", "mako",
+    "mlflow", "mlflow-skinny", "mlflow-tracing", "nvidia-ml-py", "opentelemetry-api", "opentelemetry-proto",
+    "opentelemetry-sdk", "opentelemetry-semantic-conventions", "polars", "polars-runtime-32", "protobuf",
+    "pyasn1", "pyasn1-modules", "pydantic", "pydantic-core", "python-dateutil", "requests", "rsa", "six",
+    "smmap", "sqlalchemy", "sqlparse", "threadpoolctl", "typing-inspection", "urllib3", "zipp",
+)  # fmt: skip
+"""Of `--wheels`, for a machine that has torch and Lightning alone:
+
+    pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \\
+        -c constraints.txt -d FOLDER PACKAGE...
+"""
+
+
+def sweep(options: argparse.Namespace, keep: Callable[[Row], None], left: Callable[[], float]) -> bool:
+    """The three rows; whether all that must hold did."""
+    import torch
+
+    print("\n| runs | GPUs | seconds | over one GPU | lost | trained twice |\n|---|---|---|---|---|---|")
+    spec = QUICK if options.quick else SPEC
+    alone: float | None = None
+    well = True
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        environment = {**os.environ, **wheels(options.wheels, folder / "wheels")}
+        for name, gpus, killed in (("one", 1, False), ("two", 2, False), ("two, killed", 2, True)):
+            if not options.quick and gpus > torch.cuda.device_count():
+                print(f"| {name} | there are {torch.cuda.device_count()} GPUs |", flush=True)
+                continue
+            if left() < 60:
+                print(f"| {name} | not run: time limit |", flush=True)
+                well = False
+                continue
+            resources = {**spec["resources"], **({"runs_in_parallel": gpus} if options.quick else {})}
+            file = folder / f"{gpus}.yaml"
+            file.write_text(yaml.safe_dump({**spec, "resources": resources}))
+            visible = {"ISOFLOP_LEASES": str(folder / f"leases-{name}")}
+            if not options.quick:
+                visible["CUDA_VISIBLE_DEVICES"] = ",".join(str(i) for i in range(gpus))
+            (folder / f"leases-{name}").mkdir()
+            row = one_sweep(folder / name, file, {**environment, **visible}, killed)
+            alone = row["seconds"] if name == "one" else alone
+            row |= {"how": name, "GPUs": gpus, "over_one": row["seconds"] / alone if alone else None}
+            keep(row)
+            well = well and "error" not in row and not row["lost"] and not row["twice"]
+            print(
+                f"| {row['finished']} | {name} | {row['seconds']:.1f} | {row['over_one'] or 0:.2f}"
+                f" | {row['lost']} | {row['twice']} | {row.get('error', '')}",
+                flush=True,
+            )
+    return well
+
+
+def wheels(folder: Path | None, target: Path) -> dict[str, str]:
+    """The environment in which the content of wheels is found."""
+    if folder is None:
+        return {}
+    for wheel in sorted(folder.glob("*.whl")):
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(target)
+    paths = [str(target), os.environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+
+
+def one_sweep(home: Path, spec: Path, environment: dict[str, str], killed: bool) -> Row:
+    """A sweep from its start to the last run, without the preparation of its text."""
+    run_flow(home, spec, environment, "prepare")
+    begun = time.monotonic()
+    before: set[str] = set()
+    error: Row = {}
+    if killed:
+        flow = start(home, spec, environment, "train")
+        runs = int(run_flow(home, spec, environment, "count"))
+        while flow.poll() is None and len(before) < runs // 2:
+            time.sleep(1.0)
+            before = ended(home)
+        flow.send_signal(signal.SIGKILL)
+        flow.wait()
+        before = ended(home)
+    try:
+        run_flow(home, spec, environment, "train")
+    except RuntimeError as failure:
+        error = {"error": str(failure)}
+    seconds = time.monotonic() - begun
+    finished = tracked(home)
+    runs = int(run_flow(home, spec, environment, "count"))
+    return {
+        "seconds": seconds,
+        "runs": runs,
+        "finished": len(finished),
+        "before_the_kill": len(before),
+        "lost": runs - len(finished) + len(before - ended(home)),
+        "twice": sum(len(ids) > 1 for ids in finished.values()),
+        **error,
+    }
+
+
+def tracked(home: Path) -> dict[str, list[str]]:
+    """By run key, the MLflow runs that finished: read as SQLite, without MLflow."""
+    import sqlite3
+    from contextlib import closing
+
+    query = (
+        "select t.value, r.run_uuid from runs r join tags t on t.run_uuid = r.run_uuid"
+        " where t.key = 'isoflop.run_key' and r.status = 'FINISHED' and r.lifecycle_stage = 'active'"
+    )
+    finished: dict[str, list[str]] = {}
+    with closing(sqlite3.connect(f"file:{home / 'mlflow.db'}?mode=ro", uri=True, timeout=30)) as database:
+        for key, run_id in database.execute(query):
+            finished.setdefault(key, []).append(run_id)
+    return finished
+
+
+def ended(home: Path) -> set[str]:
+    return {run_id for ids in tracked(home).values() for run_id in ids}
+
+
+def start(home: Path, spec: Path, environment: dict[str, str], what: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "benchmarks.multi_gpu_sweep", str(home), str(spec), what]
+    return subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def run_flow(home: Path, spec: Path, environment: dict[str, str], what: str) -> str:
+    """Its last line; RuntimeError with it where it failed."""
+    flow = start(home, spec, environment, what)
+    said, _ = flow.communicate()
+    last = (said.strip().splitlines() or [""])[-1]
+    if flow.returncode:
+        raise RuntimeError(f"{what}: {last[:200]}")
+    return last
+
+
+def main(home: str, spec_file: str, what: str) -> int:
+    """The flow: prepare, count its runs, or train them; exit code 1 where a run did not finish."""
+    from tasks import preparation
+    from tasks.engines import place
+    from tasks.state import open_state
+    from tasks.tracking_db import ensure_tracking_db
+    from tasks.training import Trainer
+
+    state = open_state(Path(home))
+    spec = preparation.read_spec(spec_file)
+    ensure_tracking_db(state)
+    corpus = preparation.prepare_data(spec, state)
+    plan = preparation.plan_runs(spec, corpus)
+    if what == "prepare":
+        return 0
+    if what == "count":
+        print(len(plan.runs))
+        return 0
+    there = place(spec.resources, state)
+    with (
+        ThreadPoolExecutor(there.at_once) as threads,
+        Trainer(spec, state, corpus, there.room, launch=there.launch) as trainer,
+    ):
+        outcomes = list(threads.map(trainer.complete, plan.runs))
+    errors = [outcome.error for outcome in outcomes if outcome.status == "failed"]
+    if errors:
+        print(f"{len(errors)} failed, the first: {errors[0]}")
+    return 1 if errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
