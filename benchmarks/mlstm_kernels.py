@@ -161,7 +161,8 @@ def _version(name: str) -> str | None:
 
 
 def plan(options: argparse.Namespace) -> list[Row]:
-    """Ours and what the targets need first: what a time limit cuts off stands last."""
+    """Speeds first, ours before the peers': what a time limit cuts off stands last, and errors can be
+    measured in a run of their own."""
     quick, cpu = options.quick, options.device == "cpu"
     chosen = [c for c in cases.CONTENDERS.values() if not (cpu and c.gpu_only)]
     shapes = cases.QUICK_SHAPES if quick else cases.SHAPES
@@ -169,7 +170,21 @@ def plan(options: argparse.Namespace) -> list[Row]:
         (cases.QUICK_ACCURACY, cases.QUICK_ACCURACY_LONG) if quick else (cases.ACCURACY, cases.ACCURACY_LONG)
     )
     steps = [d for d in DECODE.values() if not (cpu and d.gpu_only)]
-    requests = [{"kind": "bandwidth", "contender": "copy", "size": 2**20 if quick else 2**31}]
+    requests: list[Row] = [
+        {"kind": "bandwidth", "contender": "copy", "size": 2**20 if quick else 2**31},
+    ]
+    requests += [
+        {"kind": "speed", "contender": c.name, "shape": dataclasses.asdict(shape), "budget_s": options.budget}
+        for c in chosen
+        if c.timed
+        for shape in shapes
+        if c.takes(shape)
+    ]
+    requests += [
+        {"kind": "decode", "contender": d.name, "batch": batch}
+        for d in steps
+        for batch in (BATCHES[:1] if quick else BATCHES)
+    ]
     requests += [
         {"kind": "errors", "contender": c.name, "shape": dataclasses.asdict(shape)}
         for shape in (short, long)
@@ -178,18 +193,6 @@ def plan(options: argparse.Namespace) -> list[Row]:
     ]
     requests += [
         {"kind": "decode-errors", "contender": d.name} for d in steps if d.name in ("step", "step-bf16")
-    ]
-    requests += [
-        {"kind": "decode", "contender": d.name, "batch": batch}
-        for d in steps
-        for batch in (BATCHES[:1] if quick else BATCHES)
-    ]
-    requests += [
-        {"kind": "speed", "contender": c.name, "shape": dataclasses.asdict(shape), "budget_s": options.budget}
-        for c in chosen
-        if c.timed
-        for shape in shapes
-        if c.takes(shape)
     ]
     return [request for request in requests if _wanted(request, options)]
 
