@@ -75,7 +75,7 @@ def _levels(suite: CapabilitySpec, results: Results, experiment: Experiment) -> 
         for arch in results.archs(experiment.name)
         for level in shown
     ]
-    x = log_x("level", shown, TITLES[kind_of(task)][1], form="plain")
+    x = log_x("level", shown, TITLES[kind_of(task)][1], form="plain").axis(values=shown)
     y = alt.Y("value:Q", title="Accuracy", scale=alt.Scale(domain=[0, 1.02], nice=False))
     chance = [{"level": level, "value": task.chance(level), "what": "chance"} for level in shown]
     trained = alt.Chart(inline([{"level": task.trained}])).mark_rule(color=var("muted"), opacity=0.5)

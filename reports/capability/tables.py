@@ -31,12 +31,13 @@ def accuracies(experiment: Experiment, results: Results) -> Table:
     chance = (cell for level in task.measured for cell in (_fixed(task.chance(level), 3), Cell("")))
     rows.append((Cell("chance"), Cell(""), *chance))
     what = TITLES[kind_of(task)][1].lower()
+    counted = "" if kind_of(task) == "recall" else "; at a level count the answers beyond the one before"
     titles = (f"{level}" if level <= task.trained else f"{level} (beyond)" for level in task.measured)
     return Table(
         key=f"accuracy-{experiment.name}",
         caption=(
-            f"{TITLES[kind_of(task)][0]}: accuracy by {what}, trained up to {task.trained}; answers beyond"
-            " the level before count at a level. Interval over seeds."
+            f"{TITLES[kind_of(task)][0]}: accuracy by {what}, trained up to {task.trained}{counted}."
+            " Interval over seeds."
         ),
         columns=(
             *left("Architecture"),
