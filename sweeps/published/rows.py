@@ -136,7 +136,11 @@ def _whole(value: Any) -> int | None:
 
 
 def _run_key(
-    given: Mapping[str, Any], config: MLSTMConfig | TransformerConfig, context: int, batch: int | None, steps: int | None
+    given: Mapping[str, Any],
+    config: MLSTMConfig | TransformerConfig,
+    context: int,
+    batch: int | None,
+    steps: int | None,
 ) -> str:
     """SHA-256 of what names the run at its authors' and of what determines it; the same from every source."""
     content = {
