@@ -21,11 +21,14 @@ FILL = 0.92
 """Of the memory that there is; the rest is lost between blocks of the allocator."""
 
 
-def predicted_bytes(spec: RunSpec, sequences: int, execution: Execution) -> float:
-    """Peak memory of a training whose parts are `sequences` sequences; `execution` settled."""
+def predicted_bytes(spec: RunSpec, sequences: int, execution: Execution, shards: int = 1) -> float:
+    """Peak memory of a training whose parts are `sequences` sequences; `execution` settled.
+
+    `shards`: GPUs over which weights, gradients and moments are sharded.
+    """
     config, tokens = spec.model, sequences * spec.context_length
     N, N_blocks = count_parameters(config), count_parameters(config, embedding=False)
-    weights = STATE_BYTES * N + (2 * N_blocks if spec.precision == "bf16" else 0)
+    weights = STATE_BYTES * N / shards + (2 * N_blocks if spec.precision == "bf16" else 0)
     block = _block_bytes(config, execution) * (1 if spec.precision == "bf16" else 2)
     if execution.checkpoint_blocks:
         activations = config.num_blocks * 4 * config.d_model + block
@@ -56,7 +59,9 @@ def _loss_bytes(config: ModelConfig, tokens: int, spec: RunSpec, execution: Exec
     return 2.0 * min(tokens * V * width, LOSS_CHUNK_BYTES) + 8 * V * d + tokens * d * (4 + width)
 
 
-def fitting_micro_batch(spec: RunSpec, execution: Execution, limit_bytes: float) -> int | None:
+def fitting_micro_batch(
+    spec: RunSpec, execution: Execution, limit_bytes: float, shards: int = 1
+) -> int | None:
     """The most sequences at once, a divisor of the batch, that `limit_bytes` have room for; None for all.
 
     Of equal parts, so that one graph serves them all. 1 where not even one fits by the estimate.
@@ -65,6 +70,6 @@ def fitting_micro_batch(spec: RunSpec, execution: Execution, limit_bytes: float)
         if spec.batch_size % parts:
             continue
         sequences = spec.batch_size // parts
-        if predicted_bytes(spec, sequences, execution) <= FILL * limit_bytes:
+        if predicted_bytes(spec, sequences, execution, shards) <= FILL * limit_bytes:
             return None if parts == 1 else sequences
     return 1 if spec.batch_size > 1 else None

@@ -105,15 +105,21 @@ def record_death(job: TrainJob, failure: Failure, reason: str) -> None:
         _record_failure(job, None, failure, reason)
 
 
-def _fitted(job: TrainJob) -> TrainJob:
-    """With the micro-batch that the GPU has room for, where nobody has said one."""
-    device = torch.device(job.device)
+def _fitted(job: TrainJob, share: Share = ALONE) -> TrainJob:
+    """With the micro-batch that the first of the run's GPUs has room for, where nobody has said one."""
+    device = torch.device(job.devices[share.rank])
     if device.type != "cuda" or job.micro_batch is not None or job.spec.task is not None:
         return job
-    execution = job.execution.settled(job.spec, on_gpu=True)
-    free, total = torch.cuda.mem_get_info(device)
-    limit = min(free, job.gpu_share * total)
-    return replace(job, micro_batch=fitting_micro_batch(job.spec, execution, limit))
+    execution = job.execution.settled(job.spec, on_gpu=True, processes=share.ranks)
+    own = replace(job.spec, batch_size=-(-job.spec.batch_size // share.ranks))
+    shards = share.ranks if job.strategy == "fsdp" else 1
+
+    def fitting() -> int:
+        free, total = torch.cuda.mem_get_info(device)
+        limit = min(free, job.gpu_share * total)
+        return fitting_micro_batch(own, execution, limit, shards) or 0
+
+    return replace(job, micro_batch=share.agree(fitting) or None)
 
 
 class _Gone:
@@ -159,6 +165,7 @@ def _start(job: TrainJob) -> Tracker:
 def _train_share(job: TrainJob, share: Share) -> RunResult:
     """What one of several processes does; the first of them tells the store how it goes."""
     with _signals_stop():
+        job = _fitted(job, share)
         return _tracked_fit(job, share, _start(job) if share.is_first else Silent(job))
 
 
