@@ -32,6 +32,8 @@ from xlstm.training.peak import matrix_peak
 
 Row = dict[str, Any]
 WORKER = Path(__file__).with_name("training_worker.py")
+COMPILE_SHARE = 0.55
+"""Of the time; who has not compiled by then is not measured."""
 RESERVE_GIB = 4.0
 """Contexts of the sleeping processes, and what fragments."""
 
@@ -118,6 +120,8 @@ def run(options: argparse.Namespace) -> list[Row]:
         if paths:
             environment["PYTHONPATH"] = os.pathsep.join([*paths, environment.get("PYTHONPATH", "")])
         peak = matrix_peak(torch.device("cuda"), None) if on_gpu else None
+        if on_gpu:
+            torch.cuda.empty_cache()
         about = {
             "device": torch.cuda.get_device_name() if on_gpu else "CPU",
             "torch": torch.__version__,
@@ -136,7 +140,7 @@ def run(options: argparse.Namespace) -> list[Row]:
                 return {}
             memory.take(gib)
             try:
-                return worker.ask({"kind": "compile"}, left() - 30)
+                return worker.ask({"kind": "compile"}, left() - (1 - COMPILE_SHARE) * options.time_limit)
             finally:
                 memory.give(gib)
 

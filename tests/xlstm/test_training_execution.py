@@ -249,3 +249,14 @@ def test_a_job_keeps_its_switches_on_the_way_to_its_process(tmp_path: Path) -> N
         execution=Execution(compile=True, deterministic=False), gpu_share=0.25, cache_folder=tmp_path / "c",
     )  # fmt: skip
     assert TrainJob.from_json(job.to_json()) == job
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("arch", CONFIGS)
+def test_a_gpu_trains_as_a_cpu_does(arch: str) -> None:
+    """Its fused gates, norms and feed-forward layers, and its kernels, compute what the CPU computes."""
+    execution = Execution(compile=True, cuda_graph=True, fused_loss=True, prefetch=2)
+    there, here = trained(arch, execution, gpu=True), trained(arch, PLAIN)
+    assert there[0] == pytest.approx(here[0], rel=1e-4)
+    assert there[1] == pytest.approx(here[1], rel=1e-2)
