@@ -16,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+from tasks.state import open_state
+
 ISOFLOP = (sys.executable, "-m", "flows.cli")
 PAUSED = 75
 ARCHIVE = "sweep.tar.xz"
@@ -63,7 +65,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--corpora", type=Path, help="a .tar.xz with the folder data/ of a state folder")
     parser.add_argument("--out", type=Path, required=True, help="folder for what goes back")
     parser.add_argument("--time-limit", default="8m")
-    parser.add_argument("--limit", default="62MiB", help="of all that is packed")
+    parser.add_argument("--limit", default="56MiB", help="of all that is packed")
     return parser.parse_args()
 
 
@@ -71,7 +73,7 @@ def _restore(options: argparse.Namespace) -> str:
     """Have the state folder as the slice before left it; where it came from."""
     home: Path = options.home
     if options.corpora is not None and not any((home / "data").glob("*/meta.json")):
-        subprocess.run([*ISOFLOP, "doctor"], check=False, stdout=subprocess.DEVNULL)  # makes the folder
+        open_state(home)
         subprocess.run(["tar", "-xJf", str(options.corpora), "-C", str(home)], check=True)
     if (home / "mlflow.db").exists():
         return "this machine"
