@@ -97,7 +97,7 @@ def _outside(found: Crossover) -> str:
 
 
 def _draw(analysis: InferenceAnalysis) -> dict[str, list[Figure]]:
-    groups = {
+    groups: dict[str, list[Figure | None]] = {
         "costs": [figures.costs(analysis)],
         "times": [figures.times(analysis, "ttft"), figures.times(analysis, "step_time")],
         "serving": [figures.throughput(analysis), figures.memory(analysis)],
@@ -109,7 +109,7 @@ def _draw(analysis: InferenceAnalysis) -> dict[str, list[Figure]]:
 def _facts(analysis: InferenceAnalysis, provenance: Provenance) -> Mapping[str, str]:
     table, limits = analysis.table, analysis.limits
     finished = table.filter(pl.col("status") == "finished")
-    decodes: list[str] = finished["decode"].drop_nulls().unique().sort().to_list()
+    decodes = [str(name) for name in finished["decode"].drop_nulls().unique().sort()]
     facts = {
         "Source": provenance.source,
         "Device": provenance.device or "not known",
