@@ -252,6 +252,16 @@ def test_a_zygote_that_cannot_start_says_why(tmp_path: Path) -> None:
         launcher.run(job(tmp_path, "ok"), timeout_s=5)
 
 
+def test_trainings_find_the_variables_that_a_launcher_was_given() -> None:
+    with Launcher(FAKE, {"ISOFLOP_TEST_VARIABLE": "mps"}) as launcher:
+        assert launcher._zygote is not None
+        process = psutil.Process(launcher._zygote._process.pid)
+        deadline = time.monotonic() + 30
+        while process.environ().get("ISOFLOP_TEST_VARIABLE") != "mps":  # not until it has become Python
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
 def test_a_zygote_that_nobody_asked_is_not_waited_for(tmp_path: Path) -> None:
     """It may be importing still, and hears of its owner's end only then."""
     say = "pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))"

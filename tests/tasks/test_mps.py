@@ -5,12 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Self, cast
 
 import psutil
 import pytest
 
+from sweeps.spec import Resources
+from tasks.devices import Gpu, Machine
+from tasks.engines import place
 from tasks.mps import MAX_PATH, environment, shared_gpus
+from tasks.state import State
 
 CONTROL = """#!{python}
 import os, pathlib, subprocess, sys, time
@@ -100,3 +106,42 @@ def test_a_path_too_long_for_a_socket_is_replaced(control: str, tmp_path: Path) 
         pipe = Path(variables["CUDA_MPS_PIPE_DIRECTORY"])
         assert len(str(pipe)) < MAX_PATH
     assert not pipe.exists()
+
+
+class _Started:
+    """Stands for a launcher: what its trainings would find in their environment."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = environment
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def test_runs_that_share_a_gpu_are_launched_beside_the_service_and_others_are_not(
+    control: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nvidia-cuda-mps-control").symlink_to(control)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    gpu = Gpu(name="H", uuid="GPU-0", memory_bytes=80 * 2**30)
+    here = Machine(threads=64, memory_bytes=2**40, gpus=(gpu,))
+    monkeypatch.setattr("tasks.engines.machine", lambda: here)
+    monkeypatch.setattr("tasks.engines.Launcher", _Started)
+    state = State(home=tmp_path / "home")
+    state.home.mkdir()
+    for alone in (
+        Resources(),
+        Resources(gpus=2),
+        Resources(gpus=0.5, mps=False),
+        Resources(gpus=0.5, device="cpu"),
+    ):
+        assert place(alone, state).launch is _Started
+    for resources in (Resources(gpus=0.25), Resources(gpus={1e8: 0.5, 1e9: 2})):
+        with place(resources, state).launch() as launcher:
+            assert cast("_Started", launcher).environment == environment(state.home / "mps")
+            service = daemon(control)
+            assert service.is_running()
+        wait_until_gone([service])
