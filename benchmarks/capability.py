@@ -95,7 +95,9 @@ def _override(text: str) -> tuple[str, Any]:
 
 
 def _domains(task: object, home: Path) -> tuple[Domain, ...]:
-    return prepare_domains(home, task.domains, task.max_bytes) if isinstance(task, TextSource) else ()
+    if not isinstance(task, TextSource):
+        return ()
+    return prepare_domains(home, task.domains, task.max_bytes, task.least_held_out)
 
 
 class Kept:

@@ -126,7 +126,9 @@ def prepare_text(suite: Suite) -> dict[str, tuple[Domain, ...]]:
     for experiment in suite.spec.experiments:
         source = experiment.task
         if isinstance(source, TextSource):
-            found[experiment.name] = prepare_domains(suite.folder, source.domains, source.max_bytes)
+            found[experiment.name] = prepare_domains(
+                suite.folder, source.domains, source.max_bytes, source.least_held_out
+            )
             absent = set(source.domains) - {domain.name for domain in found[experiment.name]}
             if absent:
                 get_run_logger().warning("too little text here for: %s", ", ".join(sorted(absent)))

@@ -80,8 +80,14 @@ class TextSource:
     context_length: int
     times: int = 8
     """Perplexity by position is measured to so many times the context length."""
-    windows: int = 48
+    windows: int = 8
+    """Of that length, of each domain."""
     domain_tokens: int = 16_384
+
+    @property
+    def least_held_out(self) -> int:
+        """Held-out tokens that a domain must have."""
+        return max(self.domain_tokens, self.windows * self.times * self.context_length) + 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,6 @@ from xlstm.data import Corpus, CorpusError, CorpusSpec, load_corpus, prepare_cor
 from xlstm.data.sources import MAX_SOURCE_BYTES, python_roots
 
 HELD_OUT = 0.1
-LEAST_HELD_OUT = 32_768
-"""Bytes; a domain with less is not on this machine."""
 LEGAL = ("licen", "copying", "notice", "copyright", "authors")
 SUFFIXES = {
     ".py": "python",
@@ -50,8 +48,12 @@ def domain_folder(home: Path, name: str, max_bytes: int) -> Path:
     return home / f"domain-{name}-{max_bytes}"
 
 
-def prepare_domains(home: Path, names: tuple[str, ...], max_bytes: int) -> tuple[Domain, ...]:
-    """The named domains of this machine, made once below `home`; those with too little text are left out.
+def prepare_domains(
+    home: Path, names: tuple[str, ...], max_bytes: int, least_held_out: int
+) -> tuple[Domain, ...]:
+    """The named domains of this machine, made once below `home`.
+
+    Left out is one whose held-out part has fewer tokens than `least_held_out`.
 
     Raises CorpusError for an unknown name, and where fewer than two domains are left.
     """
@@ -63,7 +65,7 @@ def prepare_domains(home: Path, names: tuple[str, ...], max_bytes: int) -> tuple
         folders = {name: domain_folder(home, name, max_bytes) for name in names}
         _snapshot({n: f for n, f in folders.items() if not _snapshot_file(f).exists()}, 2 * max_bytes)
         prepared = [_prepared(name, folder, max_bytes) for name, folder in folders.items()]
-        found = [corpus for corpus in prepared if corpus is not None]
+    found = [c for c in prepared if c is not None and c.meta.validation.tokens >= least_held_out]
     if len(found) < 2:
         raise CorpusError(f"of the domains {', '.join(names)}, fewer than two have text on this machine")
     return tuple(
@@ -86,7 +88,7 @@ def open_domains(home: Path, task: DomainText) -> list[Corpus]:
 
 def _prepared(name: str, folder: Path, max_bytes: int) -> Corpus | None:
     snapshot = _snapshot_file(folder)
-    if snapshot.stat().st_size < LEAST_HELD_OUT / HELD_OUT:
+    if not snapshot.stat().st_size:
         return None
     source = CorpusSpec(
         name=f"domain-{name}",
@@ -95,8 +97,12 @@ def _prepared(name: str, folder: Path, max_bytes: int) -> Corpus | None:
         max_bytes=max_bytes,
         validation_fraction=HELD_OUT,
     )
-    corpus = prepare_corpus(source, folder)
-    return corpus if corpus.meta.validation.bytes >= LEAST_HELD_OUT else None
+    try:
+        return prepare_corpus(source, folder)
+    except CorpusError:
+        if len(snapshot.read_text(encoding="utf-8").splitlines()) > 1:
+            raise
+        return None  # a single document cannot be split
 
 
 def _snapshot_file(folder: Path) -> Path:

@@ -76,8 +76,8 @@ class MixedText:
         """A set a domain at the trained length, then one of all domains by position."""
         for corpus, domain in zip(self.corpora, self.task.domains, strict=True):
             yield Measured(domain.name, self._domain(corpus))
-        length, each = self.task.measured_length, self.task.windows // len(self.corpora)
-        windows = [validation_windows(corpus.validation, length, each * length) for corpus in self.corpora]
+        length, count = self.task.measured_length, self.task.windows * self.task.measured_length
+        windows = [validation_windows(corpus.validation, length, count) for corpus in self.corpora]
         bands = position_bands(self.spec.context_length, length)
         yield Measured("position", _shifted(np.concatenate(windows)), bands)
 

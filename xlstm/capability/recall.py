@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from xlstm.capability.task import IGNORED, Examples, Task
+from xlstm.capability.task import IGNORED, TRAINING, Examples, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class AssociativeRecall(Task):
 
     def training(self, seed: int, step: int, count: int) -> Examples:
         """Sequences of `fewest` to `trained` pairs, padded to one length."""
-        rng = np.random.default_rng((0, seed, step))
+        rng = np.random.default_rng((TRAINING, seed, step))
         return self._draw(rng, rng.integers(self.fewest, self.trained + 1, size=count), self.trained)
 
     def _draw(self, rng: np.random.Generator, pairs: np.ndarray, most: int) -> Examples:

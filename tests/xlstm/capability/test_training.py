@@ -154,8 +154,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def text(home: Path) -> DomainText:
-    domains = prepare_domains(home, ("python", "headers"), 1_500_000)
-    return DomainText(domains=domains, max_bytes=1_500_000, measured_length=64, windows=6, domain_tokens=160)
+    domains = prepare_domains(home, ("python", "headers"), 1_500_000, 160)
+    return DomainText(domains=domains, max_bytes=1_500_000, measured_length=64, windows=3, domain_tokens=160)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_files_belong_to_domains_by_their_names(name: str, domain: str | None) -
 
 
 def test_domains_are_prepared_once_and_known_by_content(home: Path, text: DomainText) -> None:
-    again = prepare_domains(home, ("python", "headers"), 1_500_000)
+    again = prepare_domains(home, ("python", "headers"), 1_500_000, 160)
     assert again == text.domains
     assert len({domain.content_hash for domain in again}) == 2
     for corpus in open_domains(home, text):
@@ -193,7 +193,9 @@ def test_domains_are_prepared_once_and_known_by_content(home: Path, text: Domain
     with pytest.raises(CorpusError, match="holds other text"):
         open_domains(home, replace(text, domains=(changed, text.domains[1])))
     with pytest.raises(CorpusError, match="domain 'poems': not known"):
-        prepare_domains(home, ("python", "poems"), 1_500_000)
+        prepare_domains(home, ("python", "poems"), 1_500_000, 160)
+    with pytest.raises(CorpusError, match="fewer than two"):
+        prepare_domains(home, ("python", "headers"), 1_500_000, 10_000_000)
 
 
 def test_every_domain_has_its_turn(home: Path, text: DomainText) -> None:
