@@ -36,7 +36,7 @@ SWEEP: dict[str, Any] = {
 }
 """Three runs."""
 CHECKPOINTED = {"checkpoint_every_s": 0.1, "timeout_s": 600}
-START_S = 600.0
+START_S = 1200.0
 """From the command to the first checkpoint: half a minute, and on a crowded machine many times that."""
 OTHERS = ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_BACKEND_STORE_URI")
 
@@ -107,14 +107,15 @@ class Isoflop:
         except psutil.Error:
             return False
 
-    def told(self, secret: str) -> list[Path]:
-        """Files of the state folder that hold a secret."""
-        files = [path for path in self.home.rglob("*") if path.is_file()]
-        return [path for path in files if secret.encode() in path.read_bytes()]
-
     @staticmethod
     def _program(command: tuple[str, ...]) -> list[str]:
         return [sys.executable, "-m", "flows.cli", *command]
+
+
+def files_with(secret: str, folder: Path) -> list[Path]:
+    """Files below a folder that hold a secret."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in files if secret.encode() in path.read_bytes()]
 
 
 def command_lines() -> str:
