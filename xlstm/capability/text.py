@@ -34,6 +34,8 @@ class DomainText:
     """Of `measured_length`, of each domain: what perplexity by position is measured on."""
     domain_tokens: int = 16_384
     """Held-out tokens of each domain, in windows of the trained length."""
+    version: int = 1
+    """Raise it when the same text is read or measured in another way."""
 
     def __post_init__(self) -> None:
         if len(self.domains) < 2:
