@@ -73,7 +73,7 @@ def _card(found: Found) -> str:
     """README.md: what the model is, of which training."""
     config, spec = found.loaded.model.config, found.loaded.spec
     lines = [
-        f"# {config.arch}, {count_parameters(config) / 1e6:.1f}M parameters",
+        f"# {config.arch}, {count_parameters(config):,} parameters",
         "",
         f"{config.num_blocks} blocks of width {config.d_model}, vocabulary {config.vocab_size}.",
     ]

@@ -336,3 +336,4 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     save_checkpoint(mlstm, tmp_path / "deep" / "er", "hf", separator=7, extra_files={"note.txt": "hello"})
     assert json.loads((tmp_path / "deep/er/config.json").read_text())["eos_token_id"] == 7
     assert (tmp_path / "deep/er/note.txt").read_text() == "hello"
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "deep/er").iterdir()} == {0o644}

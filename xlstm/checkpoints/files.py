@@ -110,6 +110,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise CheckpointError(f"{folder}: cannot be made ({error.strerror or error})") from error
     try:
         yield filling
+        for path in filling.iterdir():
+            path.chmod(0o644)  # safetensors writes files that their owner alone may read
         filling.chmod(0o755)
         os.replace(filling, folder)
     except BaseException:
