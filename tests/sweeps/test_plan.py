@@ -22,10 +22,13 @@ DATA = DataSpec(name="corpus", tokenizer="bytes", content_hash="0" * 64)
 
 
 def plan_of(profile: str) -> Plan:
-    return make_plan(load_spec(profile), DATA, vocab_size=256 if profile == "quick" else 16_384)
+    return make_plan(load_spec(profile), DATA, vocab_size=VOCABULARIES[profile])
 
 
-@pytest.mark.parametrize("profile", ["quick", "gpu"])
+VOCABULARIES = {"quick": 256, "gpu": 8_192, "fineweb": 16_384}
+
+
+@pytest.mark.parametrize("profile", sorted(VOCABULARIES))
 def test_every_planned_run_meets_its_budget(profile: str) -> None:
     for run in plan_of(profile).runs:
         flops = training_flops(run.spec.model, run.spec.context_length, run.spec.tokens)
@@ -43,8 +46,20 @@ def test_quick_covers_what_it_promises() -> None:
     assert sizes["N"].min() >= 5
 
 
-def test_gpu_sizes_span_10M_to_400M() -> None:
-    table = plan_of("gpu").table
+def test_gpu_is_a_whole_sweep_in_little_time() -> None:
+    """Four budgets over a factor of thirty, six sizes of each architecture, and a hold-out at three times."""
+    spec, plan = load_spec("gpu"), plan_of("gpu")
+    assert len(spec.budgets) >= 4
+    assert max(spec.budgets) / min(spec.budgets) >= 29.99
+    sizes = plan.table.group_by("arch", "budget").agg(pl.col("N").n_unique())
+    assert sizes["N"].min() >= 6
+    assert spec.holdout_budget(512) == 3 * max(spec.budgets)
+    assert plan.train_flops < 1e14 * 900  # a quarter of an hour at a tenth of an H100's peak
+    assert plan.table["D"].max() < 2.5 * 102e6  # tokens of the corpus it was planned for
+
+
+def test_fineweb_sizes_span_10M_to_400M() -> None:
+    table = plan_of("fineweb").table
     assert table["N"].min() < 20e6
     assert 350e6 < table["N"].max() < 450e6
 
