@@ -68,6 +68,9 @@ class Replicas(DDPStrategy):
         super().__init__(timeout=MEET_WITHIN, gradient_as_bucket_view=True)
 
     def configure_ddp(self) -> None:
+        # Blocks are compiled one by one, and their gradients come block by block: none is to be cut into the
+        # graphs of buckets, which the compiler does for whole models.
+        torch._dynamo.config.optimize_ddp = False
         super().configure_ddp()
         cast("DistributedDataParallel", self.model).require_backward_grad_sync = False
 
