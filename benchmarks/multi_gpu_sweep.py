@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import zipfile
@@ -68,6 +69,8 @@ PACKAGES = (
 
     pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \\
         -c constraints.txt -d FOLDER PACKAGE...
+
+Where that is too much to carry, unpack them, leave out mlflow/server/js/build, and pack one .tar.xz.
 """
 
 
@@ -111,12 +114,15 @@ def sweep(options: argparse.Namespace, keep: Callable[[Row], None], left: Callab
 
 
 def wheels(folder: Path | None, target: Path) -> dict[str, str]:
-    """The environment in which the content of wheels is found."""
+    """The environment in which the content of wheels is found, or of archives of them unpacked."""
     if folder is None:
         return {}
     for wheel in sorted(folder.glob("*.whl")):
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(target)
+    for packed in sorted(folder.glob("*.tar.xz")):
+        with tarfile.open(packed) as unpacked:
+            unpacked.extractall(target, filter="data")
     paths = [str(target), os.environ.get("PYTHONPATH", "")]
     return {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
