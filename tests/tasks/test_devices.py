@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from sweeps.plan import PlannedRun, make_plan
 from sweeps.spec import Resources
 from sweeps.spec_files import parse_spec
+from tasks.cluster import Elsewhere
 from tasks.devices import (
     GPU_RUN_HOST_BYTES,
     LOOK_AHEAD,
@@ -23,7 +25,9 @@ from tasks.devices import (
     strategy_of,
 )
 from tasks.errors import UserError
+from tasks.slurm_engine import SlurmEngine
 from xlstm.run_spec import DataSpec
+from xlstm.training.job import TrainJob
 
 SPEC = {
     "name": "tiny",
@@ -168,3 +172,22 @@ def test_gpus_are_a_share_of_one_or_a_whole_number() -> None:
 def test_a_gpu_that_is_not_there_is_named(run: PlannedRun) -> None:
     with pytest.raises(UserError, match=r"resources\.device = cuda: no NVIDIA GPU is visible here"):
         need(run, Resources(device="cuda"), LAPTOP)
+
+
+def test_a_cluster_is_asked_for_all_devices_of_a_run_at_once(run: PlannedRun, tmp_path: Path) -> None:
+    resources = Resources(gpus=2, threads=3, device="cuda", cluster={"engine": "slurm"})
+    with Elsewhere("cuda:0", resources).take(run) as grant:
+        assert (grant.device, grant.peers, grant.strategy) == ("cuda:0", ("cuda:1",), "ddp")
+    job = TrainJob(
+        spec=run.spec,
+        data_folder=tmp_path,
+        run_dir=tmp_path,
+        tracking_uri="",
+        experiment="",
+        run_name="two",
+        device=grant.device,
+        peers=grant.peers,
+        threads=3,
+    )
+    asked = SlurmEngine(resources, tmp_path, threading.Event())._parameters(job, 60.0)
+    assert (asked["gpus_per_node"], asked["cpus_per_task"]) == (2, 6)
