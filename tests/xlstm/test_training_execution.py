@@ -39,13 +39,18 @@ TOKENS = np.random.default_rng(0).integers(50, size=4000)
 
 
 class Losses(Callback):
-    def __init__(self) -> None:
+    """Keeps them on the device, where they are. `no_waiting`: the later steps may not wait for it."""
+
+    def __init__(self, no_waiting: bool = False) -> None:
         self.steps: list[Tensor] = []
         self.norms: list[Tensor] = []
+        self.no_waiting = no_waiting
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         self.steps.append(pl_module.step_loss.detach().clone())
         self.norms.append(pl_module.step_grad_norm.detach().clone())
+        if self.no_waiting and trainer.global_step in (STEPS // 2, STEPS - 1):
+            torch.cuda.set_sync_debug_mode("error" if trainer.global_step == STEPS // 2 else "default")
 
 
 def trained(
@@ -54,13 +59,14 @@ def trained(
     micro_batch: int | None = None,
     precision: str = "32-true",
     gpu: bool = False,
+    no_waiting: bool = False,
 ) -> tuple[list[float], list[float], TrainingModule]:
     """Losses and gradient norms of the steps, and what was trained."""
     torch.manual_seed(1)
     module = TrainingModule(
         build_model(CONFIGS[arch]), OPTIMIZER, STEPS, BATCH, micro_batch, execution=execution
     )
-    losses = Losses()
+    losses = Losses(no_waiting)
     trainer = Trainer(
         accelerator="gpu" if gpu else "cpu", devices=1, max_steps=STEPS, max_epochs=-1, gradient_clip_val=0.5,
         precision=precision, callbacks=[losses], logger=False, enable_checkpointing=False,  # type: ignore[arg-type]
@@ -260,3 +266,16 @@ def test_a_gpu_trains_as_a_cpu_does(arch: str) -> None:
     there, here = trained(arch, execution, gpu=True), trained(arch, PLAIN)
     assert there[0] == pytest.approx(here[0], rel=1e-4)
     assert there[1] == pytest.approx(here[1], rel=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("arch", CONFIGS)
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_step_does_not_wait_for_the_device(arch: str, recorded: bool) -> None:
+    """Torch raises where the host would."""
+    execution = replace(PLAIN, cuda_graph=recorded, fused_loss=True, prefetch=2)
+    try:
+        trained(arch, execution, precision="bf16-mixed", gpu=True, no_waiting=True)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
