@@ -27,10 +27,17 @@ BADGES: dict[Verdict, str] = {
 WORDS: dict[Verdict, str] = {
     "holds": "holds here",
     "partly": "holds in part",
-    "not resolved": "is not resolved",
+    "not resolved": "not resolved",
     "does not hold": "does not hold here",
-    "absent": "was not measured",
+    "absent": "not measured",
 }
+COUNTED: dict[Verdict, tuple[str, str]] = {
+    "holds": ("holds here", "hold here"),
+    "partly": ("holds in part", "hold in part"),
+    "not resolved": ("is not resolved", "are not resolved"),
+    "does not hold": ("does not hold", "do not hold"),
+}
+"""Of one claim, and of several."""
 
 
 def render(suite: CapabilitySpec, results: Results, provenance: Provenance) -> str:
@@ -69,14 +76,8 @@ def headline(judged: tuple[Claim, ...]) -> str:
     known = [claim for claim in judged if claim.verdict != "absent"]
     if not known:
         return "Nothing was measured that a claim could be held against."
-    counts = {verdict: sum(c.verdict == verdict for c in known) for verdict in WORDS}
-    words = {
-        "holds": "hold here",
-        "partly": "in part",
-        "not resolved": "not resolved",
-        "does not hold": "do not hold",
-    }
-    told = [f"{counts[v]} {word}" for v, word in words.items() if counts[v]]  # type: ignore[index]
+    counts = {verdict: sum(c.verdict == verdict for c in known) for verdict in COUNTED}
+    told = [f"{n} {COUNTED[verdict][n > 1]}" for verdict, n in counts.items() if n]
     return f"Of {len(known)} claims about the xLSTM, {_listed(told)}."
 
 
