@@ -26,7 +26,7 @@ from tests.faults.sweep import Sweep
 
 pytestmark = [
     pytest.mark.faults,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif("ISOFLOP_FAULTS" not in os.environ, reason="minutes long: make test-faults runs it"),
 ]
 
@@ -54,7 +54,7 @@ class Stack:
 
     def run(self, *command: str) -> tuple[int, str]:
         with self.start(*command) as process:
-            said, _ = process.communicate(timeout=600)
+            said, _ = process.communicate(timeout=1200)
         return process.returncode, said
 
     def pid_of(self, part: str) -> int | None:
@@ -103,7 +103,7 @@ def reference(whole: Sweep) -> pl.DataFrame:
     return whole.table()
 
 
-def until(condition: Callable[[], bool], seconds: float = 240.0) -> bool:
+def until(condition: Callable[[], bool], seconds: float = 600.0) -> bool:
     """Whether it came true; asked no more then, as what trains may have ended by the next look."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -127,7 +127,7 @@ def test_the_same_command_again_finishes_the_sweep(
         hit = pid is not None
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
-        said, _ = command.communicate(timeout=600)
+        said, _ = command.communicate(timeout=1200)
         code = command.returncode
     if part in ("mlflow", "zygote", "training"):
         assert code == 0, said  # the flow goes on by itself

@@ -120,6 +120,7 @@ class Killer(Hearing):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_training_that_was_killed_leaves_its_model_in_the_bucket(
     there: dict[str, str], tracked: State, tmp_path: Path
 ) -> None:
