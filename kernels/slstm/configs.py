@@ -18,25 +18,21 @@ class SLSTMKernelConfig:
     name: str
     chip: bool
     """Recurrent weights stay on the chip."""
-    forward_warps: int
-    backward_warps: int
+    warps: int
     slice: int = 32
     """Rows of the recurrent weights that are read at once where they do not stay."""
 
-    def warps(self, backward: bool) -> int:
-        return self.backward_warps if backward else self.forward_warps
-
 
 CHIP = (
-    SLSTMKernelConfig(name="chip-8", chip=True, forward_warps=8, backward_warps=8),
-    SLSTMKernelConfig(name="chip-16", chip=True, forward_warps=16, backward_warps=16),
-    SLSTMKernelConfig(name="chip-4", chip=True, forward_warps=4, backward_warps=4),
+    SLSTMKernelConfig(name="chip-8", chip=True, warps=8),
+    SLSTMKernelConfig(name="chip-16", chip=True, warps=16),
+    SLSTMKernelConfig(name="chip-4", chip=True, warps=4),
 )
 STREAM = (
-    SLSTMKernelConfig(name="stream-8", chip=False, forward_warps=8, backward_warps=8),
-    SLSTMKernelConfig(name="stream-4", chip=False, forward_warps=4, backward_warps=4, slice=16),
+    SLSTMKernelConfig(name="stream-8", chip=False, warps=8),
+    SLSTMKernelConfig(name="stream-4", chip=False, warps=4, slice=16),
 )
-WIDE = SLSTMKernelConfig(name="stream-16", chip=False, forward_warps=16, backward_warps=16)
+WIDE = SLSTMKernelConfig(name="stream-16", chip=False, warps=16)
 
 
 def candidates(dtype: torch.dtype, width: int) -> tuple[SLSTMKernelConfig, ...]:

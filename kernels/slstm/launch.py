@@ -52,14 +52,14 @@ def forward(
     u1 = x.new_empty(batch, heads, width, dtype=torch.float32)
     L1 = torch.empty_like(u1)
     saved = saved_like(x, saves, sigmoid, normaliser)
-    blocks, constants = _layout(x, R, state is not None, sigmoid, normaliser, config, backward=False)
+    blocks, constants = _layout(x, R, state is not None, sigmoid, normaliser, config)
     wide = padded_width(width)
     buffer = x.new_empty(blocks * 2 * ROWS * wide if not config.chip else 1)
     y0, u0, L0 = state or (u1, u1, u1)
     forward_kernel[(blocks,)](
         x, x if R is None else R, b, y0, u0, L0, h, u1, L1, *saved, buffer,
         batch, length, heads, width, *x.stride()[:4],
-        SAVES=saves, num_warps=config.warps(False), **constants,
+        SAVES=saves, num_warps=config.warps, **constants,
     )  # fmt: skip
     return h, u1, L1, saved
 
@@ -81,12 +81,12 @@ def backward(
     batch, length, heads, width = h.shape
     dx = h.new_empty(batch, length, 4, heads, width)
     first = [torch.empty_like(du1) for _ in range(3)]
-    blocks, constants = _layout(dx, R, u0 is not None, sigmoid, normaliser, config, backward=True)
+    blocks, constants = _layout(dx, R, u0 is not None, sigmoid, normaliser, config)
     wide = padded_width(width)
     buffer = h.new_empty(blocks * 8 * ROWS * wide if not config.chip else 1)
     backward_kernel[(blocks,)](
         dh, du1, dL1, dx if R is None else R, du1 if u0 is None else u0, *saved, dx, *first, buffer,
-        batch, length, heads, width, num_warps=config.warps(True), **constants,
+        batch, length, heads, width, num_warps=config.warps, **constants,
     )  # fmt: skip
     db = dx.sum((0, 1), dtype=torch.float32).transpose(0, 1).contiguous()
     dR = h.new_empty(0) if R is None else recurrent_gradient(h, y0, dx)
@@ -111,8 +111,6 @@ def _layout(
     sigmoid: bool,
     normaliser: bool,
     config: SLSTMKernelConfig,
-    *,
-    backward: bool,
 ) -> tuple[int, dict[str, object]]:
     """Number of programs, constants."""
     batch, _, _, heads, width = x.shape

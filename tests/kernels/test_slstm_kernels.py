@@ -17,8 +17,8 @@ from tests.kernels.test_slstm import assert_close, problem, run
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs test_slstm_gpu instead")
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
-CHIP_TINY = SLSTMKernelConfig(name="chip", chip=True, forward_warps=4, backward_warps=4)
-STREAM_TINY = SLSTMKernelConfig(name="stream", chip=False, forward_warps=4, backward_warps=4, slice=16)
+CHIP_TINY = SLSTMKernelConfig(name="chip", chip=True, warps=4)
+STREAM_TINY = SLSTMKernelConfig(name="stream", chip=False, warps=4, slice=16)
 SMALL: dict[str, int] = {"batch": 2, "heads": 1, "length": 3, "repeats": 1}
 
 
@@ -32,6 +32,12 @@ def test_every_kind_of_cell(config: SLSTMKernelConfig, sigmoid: bool, normaliser
             normaliser=normaliser,
         )  # fmt: skip
         assert problem_error(trial, CPU, config=config, **SMALL) < 1e-5
+
+
+def test_forward_alone() -> None:
+    """The kernel that saves nothing is another one, tried by itself."""
+    trial = Trial(config="chip", dtype="float32", width=20, starts=True, trains=False)
+    assert problem_error(trial, CPU, config=CHIP_TINY, **SMALL) < 1e-5
 
 
 @settings(
