@@ -149,7 +149,7 @@ def describe_machine() -> Row:
         "cudnn": torch.backends.cudnn.version() if cuda else None,
         "versions": {name: version for name in names if (version := _version(name))},
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "command": "python -m benchmarks.mlstm_kernels " + " ".join(sys.argv[1:]),
+        "command": "python -m benchmarks.mlstm_kernels " + " ".join(Path(x).name for x in sys.argv[1:]),
     }
 
 
