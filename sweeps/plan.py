@@ -245,7 +245,7 @@ def _row(run: PlannedRun) -> dict[str, object]:
         "N_non_embedding": float(run.N_non_embedding),
         "D": float(run.D),
         "train_flops": run.train_flops,
-        "spent_flops": run.spent_flops,
+        "planned_spent_flops": run.spent_flops,
         "budget_error": run.train_flops / run.budget - 1,
         "token_param_ratio": run.D / run.N,
         "steps": spec.steps,

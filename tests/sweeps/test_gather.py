@@ -27,7 +27,13 @@ def tracking_uri(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> str:
     experiment = client.create_experiment("tiny", artifact_location=str(folder / "artifacts"))
     finished, diverged, killed, _ = plan.runs
     _log(client, experiment, finished, "FAILED", {}, {"isoflop.error": "first try was killed"})
-    _log(client, experiment, finished, "FINISHED", {"loss": 2.5, "bpb": 3.6, "epochs": 0.5})
+    _log(
+        client,
+        experiment,
+        finished,
+        "FINISHED",
+        {"loss": 2.5, "bpb": 3.6, "epochs": 0.5, "spent_flops": 123.0},
+    )
     _log(client, experiment, finished, "FAILED", {}, {"isoflop.error": "a later try failed"})
     _log(client, experiment, diverged, "FAILED", {"loss": 9.0}, {"isoflop.error": "loss is nan at step 3"})
     _log(client, experiment, killed, "RUNNING", {})
@@ -59,6 +65,12 @@ def test_every_planned_run_has_one_row_with_its_fate(plan: Plan, tracking_uri: s
     assert table["loss"][0] == 2.5
     assert table["error"].to_list() == [None, "loss is nan at step 3", "run is RUNNING", "never trained"]
     assert table["N"].to_list() == [float(run.N) for run in plan.runs]
+
+
+def test_flops_spent_are_those_that_a_run_logged(plan: Plan, tracking_uri: str) -> None:
+    """Not those that the plan expected."""
+    table = gather(plan.table, tracking_uri)
+    assert table["spent_flops"].to_list() == [123.0, None, None, None]
 
 
 def test_only_finished_runs_count_as_cached(plan: Plan, tracking_uri: str) -> None:
