@@ -1,0 +1,84 @@
+"""The benchmark of inference: what it will measure, and what its report makes of the rows."""
+
+from typing import Any
+
+import pytest
+
+from benchmarks.inference_cases import make_jobs, model_of
+from benchmarks.inference_report import bandwidth_share, report, row_line, targets
+from xlstm.accounting import count_parameters
+
+LIMITS = {"device": "a GPU", "copy_bytes_per_s": 1e12, "matmul_flops_per_s": 5e14, "versions": {}}
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    whole = {
+        "engine": "ours",
+        "arch": "mlstm",
+        "model": "1.4B",
+        "prefill_length": 16_384,
+        "batch_size": 1,
+        "status": "finished",
+        "ttft_s": 0.05,
+        "step_time_s": 0.001,
+        "step_bytes": 0.95e9,
+        "memory_bytes": 2**31,
+        "decode": "graph",
+    }
+    return whole | changes
+
+
+def test_ours_come_first_and_the_largest_first() -> None:
+    jobs = make_jobs(["160M", "1.4B"], [2048, 4096], [1, 64], device="cuda", peers=True)
+    assert [job.name for job in jobs[:3]] == ["ours mlstm 1.4B", "ours transformer 1.4B", "ours mlstm 160M"]
+    assert {job.engine for job in jobs[4:]} == {"transformers"}
+    assert len(jobs[0].points) == 4
+    assert {point.prefill_length for point in jobs[4].points} == {2048}
+    assert jobs[0].points[0].dtype == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("size", "arch", "N"),
+    [("1.4B", "mlstm", 1_420_839_104), ("400M", "transformer", 406_635_520), ("160M", "mlstm", 164_110_224)],
+)
+def test_shapes_are_the_papers(size: str, arch: str, N: int) -> None:
+    assert count_parameters(model_of(size, arch)) == N
+
+
+def test_the_share_is_the_time_at_copy_speed_over_the_time_taken() -> None:
+    assert bandwidth_share(row(), LIMITS) == pytest.approx(0.95)
+    assert bandwidth_share(row(), {}) is None
+
+
+def test_targets_say_met_or_not_and_by_what() -> None:
+    rows = [
+        row(),
+        row(prefill_length=2048, step_time_s=0.00104),
+        row(batch_size=64, step_bytes=0.8e9),
+        row(arch="transformer", ttft_s=0.2),
+        row(engine="transformers", step_time_s=0.003, ttft_s=0.1),
+    ]
+    said = "\n".join(targets(rows, LIMITS))
+    assert "independent of the prefill within 5 %: met; the worst of 1 models and batches is 4.0 %" in said
+    assert "batch 1: met; 91.3 to 95.0 %" in said
+    assert "batch 64: NOT met; 80.0 to 80.0 %" in said
+    assert "at most half the Transformer's, 1.4B: met; 50.0 of 200.0 ms (0.25)" in said
+    assert "mlstm: transformers takes 3.00 to 3.00 times as long for a step" in said
+    rows[1]["step_time_s"] = 0.0011
+    assert "within 5 %: NOT met" in "\n".join(targets(rows, LIMITS))
+
+
+def test_a_failed_row_and_a_failed_check_stand_in_the_report() -> None:
+    failed = {**row(), "status": "failed", "error": "OutOfMemoryError: a | b"}
+    result = {
+        "limits": LIMITS,
+        "checks": {"ours mlstm 1.4B": {"passed": False, "error": 0.2, "argmax_agree": 0.5}},
+        "notes": ["x: not reached in the time"],
+        "measurements": [row(), failed],
+    }
+    text = report(result)
+    assert "FAILED" in text
+    assert "OutOfMemoryError: a / b" in text
+    assert "- x: not reached in the time" in text
+    assert "1.00 TB/s" in text
+    assert row_line(row(ttft_s=None), LIMITS).count("|") == row_line(failed, LIMITS).count("|")
