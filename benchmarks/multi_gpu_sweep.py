@@ -58,7 +58,8 @@ QUICK: Row = {
     "resources": {"device": "cpu", "checkpoint_every_s": 1},
 }
 PACKAGES = (
-    "alembic", "annotated-types", "cachetools", "certifi", "charset-normalizer", "click", "cloudpickle",
+    "alembic", "annotated-doc", "annotated-types", "anyio", "fastapi", "sniffio", "starlette",
+    "cachetools", "certifi", "charset-normalizer", "click", "cloudpickle",
     "databricks-sdk", "filelock", "gitdb", "gitpython", "google-auth", "idna", "importlib-metadata", "mako",
     "mlflow", "mlflow-skinny", "mlflow-tracing", "nvidia-ml-py", "opentelemetry-api", "opentelemetry-proto",
     "opentelemetry-sdk", "opentelemetry-semantic-conventions", "polars", "polars-runtime-32", "protobuf",
