@@ -3,16 +3,12 @@
 import json
 from pathlib import Path
 
-import torch
-
 from tasks.errors import UserError
-from tasks.models import Found, open_model
+from tasks.models import Found, dtype_named, open_model
 from tasks.state import State
 from xlstm.accounting import count_parameters
 from xlstm.checkpoints import CheckpointError, save_checkpoint
 from xlstm.data.tokenizers import TOKENIZER_FILE, Tokenizer
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def export_model(
@@ -30,9 +26,8 @@ def export_model(
     Raises:
         UserError: no such model, a layout that it does not have, or a folder that is taken.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise UserError(f"--dtype {dtype}: must be one of {', '.join(DTYPES)}")
-    found = open_model(name, state, dtype=DTYPES[dtype] if dtype else None, tokenizer=tokenizer)
+    chosen = None if dtype is None else dtype_named(dtype, "--dtype")
+    found = open_model(name, state, dtype=chosen, tokenizer=tokenizer)
     separator = None if found.tokenizer is None else found.tokenizer.separator
     try:
         save_checkpoint(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from tasks.errors import UserError
-from tasks.models import Found, open_model
+from tasks.models import Found, dtype_named, open_model
 from tasks.state import State
 from xlstm.data.tokenizers import Tokenizer
 from xlstm.generation import (
@@ -18,8 +18,6 @@ from xlstm.generation import (
     inference_model,
     stream,
 )
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +53,8 @@ class Writer:
         except ValueError as error:
             raise UserError(str(error)) from error
         device = _device(request.device)
-        dtype = _dtype(request.dtype, "--dtype") if request.dtype else None
-        self.state_dtype = _dtype(request.state_dtype, "--state-dtype")
+        dtype = dtype_named(request.dtype, "--dtype") if request.dtype else None
+        self.state_dtype = dtype_named(request.state_dtype, "--state-dtype")
         self.request = request
         self.found: Found = open_model(name, state, tokenizer=tokenizer)
         if self.found.tokenizer is None:
@@ -167,9 +165,3 @@ def _device(name: str | None) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= count:
         raise UserError(f"--device {name}: this machine has {count} GPUs")
     return device
-
-
-def _dtype(name: str, option: str) -> torch.dtype:
-    if name not in DTYPES:
-        raise UserError(f"{option} {name}: must be one of {', '.join(DTYPES)}")
-    return DTYPES[name]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import torch
 
 from tasks.errors import UserError
 from tasks.state import State
@@ -14,12 +15,11 @@ from xlstm.data import CorpusError, load_corpus
 from xlstm.data.tokenizers import TOKENIZER_FILE, Tokenizer, file_tokenizer, saved_tokenizer
 
 if TYPE_CHECKING:
-    import torch
-
     from xlstm.checkpoints.load import Loaded
 
 SHORTEST_KEY = 4
 """Characters of a run key that name a run."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def find_folder(name: str, state: State) -> Path:
 
 
 def open_model(
-    name: str, state: State, *, dtype: "torch.dtype | None" = None, tokenizer: str | None = None
+    name: str, state: State, *, dtype: torch.dtype | None = None, tokenizer: str | None = None
 ) -> Found:
     """The model of that name, on the CPU, and its tokenizer: the file given, or the one it was trained with.
 
@@ -79,6 +79,13 @@ def open_model(
             f" {size}: it was trained with another one"
         )
     return found
+
+
+def dtype_named(name: str, option: str) -> torch.dtype:
+    """The dtype that a user gives with an option; UserError where it is none of ours."""
+    if name not in DTYPES:
+        raise UserError(f"{option} {name}: must be one of {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def _tokenizer(loaded: "Loaded", folder: Path, state: State, path: str | None) -> Tokenizer | None:
