@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 import yaml
 
 from tasks import tracking
@@ -94,7 +95,7 @@ class Isoflop:
     def kill_flow(self) -> None:
         """kill -9 of the flow's process, once a training of it has left a point to resume from."""
         deadline = time.monotonic() + START_S
-        while not any((run / CHECKPOINT).exists() for run in (self.home / "runs").glob("*")):
+        while not any(is_resumable(run) for run in (self.home / "runs").glob("*")):
             assert time.monotonic() < deadline, "no training left a checkpoint"
             time.sleep(0.01)
         (flow,) = [process for process in psutil.process_iter() if self._is_flow(process)]
@@ -110,6 +111,14 @@ class Isoflop:
     @staticmethod
     def _program(command: tuple[str, ...]) -> list[str]:
         return [sys.executable, "-m", "flows.cli", *command]
+
+
+def is_resumable(run_dir: Path, steps: int = 30) -> bool:
+    """Whether a training has left a point to resume from that holds some history: it is a point a percent."""
+    try:
+        return int(torch.load(run_dir / CHECKPOINT, weights_only=True)["global_step"]) >= steps
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def files_with(secret: str, folder: Path) -> list[Path]:

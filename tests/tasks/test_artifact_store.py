@@ -28,9 +28,16 @@ from tasks.artifact_store import MARKER, artifact_store_fault
 from tasks.engines import place
 from tasks.state import State
 from tasks.training import Hearing, Trainer
-from tests.tasks.command import CHECKPOINTED, Isoflop, command_lines, files_with, resumed, tiny_sweep
+from tests.tasks.command import (
+    CHECKPOINTED,
+    Isoflop,
+    command_lines,
+    files_with,
+    is_resumable,
+    resumed,
+    tiny_sweep,
+)
 from xlstm.training.failures import Failure, classify
-from xlstm.training.job import CHECKPOINT
 
 boto3 = pytest.importorskip("boto3", reason="needs the extra s3: pip install 'isoflop[s3]'")
 ELSEWHERE = os.environ.get("ISOFLOP_TEST_S3", "")
@@ -111,7 +118,7 @@ class Killer(Hearing):
         self.retries.append(error)
 
     def _kill(self, folder: Path) -> None:
-        while not (folder / CHECKPOINT).exists():
+        while not is_resumable(folder):
             time.sleep(0.01)
         for process in psutil.Process().children(recursive=True):
             with suppress(OSError):
@@ -127,7 +134,7 @@ def test_a_training_that_was_killed_leaves_its_model_in_the_bucket(
     """And the report beside it; both are read back through MLflow."""
     resources = {"checkpoint_every_s": 0.05, "keep_final_checkpoint": True, "timeout_s": 600}
     spec_file = tmp_path / "spec.yaml"
-    spec_file.write_text(yaml.safe_dump(tiny_sweep("trained", budgets=[5e8], resources=resources)))
+    spec_file.write_text(yaml.safe_dump(tiny_sweep("trained", budgets=[2e9], resources=resources)))
     spec = preparation.read_spec(spec_file)
     corpus = preparation.prepare_data(spec, tracked)
     plan = preparation.plan_runs(spec, corpus)
