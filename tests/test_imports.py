@@ -23,6 +23,7 @@ HEAVY = ("torch", "lightning", "mlflow", "prefect", "transformers")
     [
         ("xlstm, xlstm.config, xlstm.run_spec, xlstm.accounting, xlstm.data, xlstm.training.job", HEAVY),
         ("sweeps.plan, sweeps.gather, sweeps.laws", HEAVY),
+        ("sweeps.capability.plan, sweeps.capability.claims", (*HEAVY, "polars", "pydantic")),
         ("reports", HEAVY),
         ("flows.cli", HEAVY),
         ("flows.isoflop_sweep, flows.scaling_report", ("torch", "lightning", "mlflow")),
