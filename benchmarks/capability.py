@@ -20,6 +20,8 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -151,18 +153,34 @@ HEADER = """
 
 
 def train(runs: Sequence[SuiteRun], home: Path, kept: Kept, options: argparse.Namespace) -> None:
-    """Every run in one of several processes; a row as each ends."""
+    """Every run in one of several processes; a row as each ends.
+
+    A compiler or a kernel may take its whole process along, and the pool with it. What is left then goes
+    one by one until the culprit is found, which is a failed run, and goes on together.
+    """
     device = _device(options.device)
     workers = options.workers or (6 if device.startswith("cuda") else len(os.sched_getaffinity(0)))
     deadline = time.time() + options.time_limit
-    jobs = [(run, home, device, not options.no_graph, deadline) for run in runs]
     context = multiprocessing.get_context("spawn")
-    with context.Pool(min(workers, len(jobs)), maxtasksperchild=None) as pool:
-        for run, found in pool.imap_unordered(_train_one, jobs):
-            if found is None:
-                continue  # the time was up before its turn
-            kept.add(run, found)
-            print(_row(run, found), flush=True)
+    left, alone = list(runs), False
+    while left:
+        at_once = 1 if alone else min(workers, len(left))
+        with ProcessPoolExecutor(at_once, mp_context=context) as pool:
+            jobs = ((run, home, device, not options.no_graph, deadline) for run in left)
+            futures = [pool.submit(_train_one, job) for job in jobs]
+            try:
+                for future in as_completed(futures):
+                    run, found = future.result()
+                    left.remove(run)
+                    if found is not None:  # else the time was up before its turn
+                        kept.add(run, found)
+                        print(_row(run, found), flush=True)
+            except BrokenProcessPool:
+                if alone:
+                    culprit, found = left.pop(0), {"error": "its process died", "device": device}
+                    kept.add(culprit, found)
+                    print(_row(culprit, found), flush=True)
+                alone = not alone
 
 
 def _device(asked: str) -> str:
