@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,12 @@ def trained(
     return [x.item() for x in losses.steps], [x.item() for x in losses.norms], module
 
 
+@cache
+def plain(arch: str, precision: str = "32-true") -> tuple[list[float], list[float], TrainingModule]:
+    """What all others are held against."""
+    return trained(arch, PLAIN, precision=precision)
+
+
 def assert_same(
     a: tuple[list[float], list[float], Any], b: tuple[list[float], list[float], Any], rel: float
 ) -> None:
@@ -99,7 +105,7 @@ SWITCHES = {
 @pytest.mark.parametrize("name", SWITCHES)
 @pytest.mark.parametrize("micro_batch", [None, 2])
 def test_losses_are_those_of_the_plain_training(arch: str, name: str, micro_batch: int | None) -> None:
-    assert_same(trained(arch, SWITCHES[name], micro_batch), trained(arch, PLAIN), 2e-6)
+    assert_same(trained(arch, SWITCHES[name], micro_batch), plain(arch), 2e-6)
 
 
 @pytest.mark.parametrize("arch", CONFIGS)
@@ -118,27 +124,25 @@ def test_compiled_training_is_the_plain_one_and_compiles_a_block_once(
     execution = replace(PLAIN, compile=True, fused_loss=True, checkpoint_blocks=arch == "mlstm")
     compiled = trained(arch, execution)
     graphs = counters["stats"]["unique_graphs"]
-    plain = trained(arch, PLAIN)
-    assert_same(compiled, plain, 1e-5)
+    assert_same(compiled, plain(arch), 1e-5)
     windows = torch.from_numpy(TokenStream(TOKENS, CONTEXT, 5, seed=9).batch(0))
     actual = held_out_loss(compiled[2].model, windows, 2, execution=execution)
-    assert actual == pytest.approx(held_out_loss(plain[2].model, windows, 2), rel=1e-5)
+    assert actual == pytest.approx(held_out_loss(plain(arch)[2].model, windows, 2), rel=1e-5)
     assert (graphs, counters["stats"]["unique_graphs"]) == (1, 1)
 
 
 @pytest.mark.parametrize("arch", CONFIGS)
 def test_bf16_differs_by_rounding_alone(arch: str) -> None:
     execution = replace(PLAIN, fused_loss=True)
-    fused, plain = (trained(arch, e, precision="bf16-mixed") for e in (execution, PLAIN))
-    assert fused[0] == pytest.approx(plain[0], rel=5e-3)
-    exact = trained(arch, PLAIN)
-    assert fused[0] == pytest.approx(exact[0], rel=1e-2)
+    fused = trained(arch, execution, precision="bf16-mixed")
+    assert fused[0] == pytest.approx(plain(arch, "bf16-mixed")[0], rel=5e-3)
+    assert fused[0] == pytest.approx(plain(arch)[0], rel=1e-2)
 
 
 def test_weights_keep_their_names_whatever_the_switches() -> None:
-    plain, ready = (TrainingModule(build_model(CONFIGS["mlstm"]), OPTIMIZER, 1, 1, execution=e) for e in
+    as_written, ready = (TrainingModule(build_model(CONFIGS["mlstm"]), OPTIMIZER, 1, 1, execution=e) for e in
                     (PLAIN, replace(PLAIN, compile=True, checkpoint_blocks=True)))  # fmt: skip
-    assert plain.model.state_dict().keys() == ready.model.state_dict().keys()
+    assert as_written.model.state_dict().keys() == ready.model.state_dict().keys()
 
 
 @pytest.mark.parametrize("arch", CONFIGS)
@@ -263,7 +267,7 @@ def test_a_job_keeps_its_switches_on_the_way_to_its_process(tmp_path: Path) -> N
 def test_a_gpu_trains_as_a_cpu_does(arch: str) -> None:
     """Its fused gates, norms and feed-forward layers, and its kernels, compute what the CPU computes."""
     execution = Execution(compile=True, cuda_graph=True, fused_loss=True, prefetch=2)
-    there, here = trained(arch, execution, gpu=True), trained(arch, PLAIN)
+    there, here = trained(arch, execution, gpu=True), plain(arch)
     assert there[0] == pytest.approx(here[0], rel=1e-4)
     assert there[1] == pytest.approx(here[1], rel=1e-2)
 
