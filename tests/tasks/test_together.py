@@ -236,7 +236,7 @@ def test_the_failure_of_one_is_that_of_all(
     trainings: Trainings, fault: str, failure: Failure, error: str
 ) -> None:
     job = trainings.job("run", MLSTM, 2, "fsdp")
-    result = trainings.run(job, fault, hang_after_s=4.0 if "hang" in fault else 600.0)
+    result = trainings.run(job, fault, hang_after_s=10.0 if "hang" in fault else 600.0)
     assert (result.status, result.failure, result.error) == ("failed", failure, error)
     wait_until_none_is_left()
     client = MlflowClient(trainings.store)
@@ -245,8 +245,8 @@ def test_the_failure_of_one_is_that_of_all(
     assert run.data.tags["isoflop.failure"] == failure
     assert run.data.tags["isoflop.error"] == error
     assert run.data.tags["isoflop.devices"] == "2"
-    if failure is Failure.HUNG:  # its stack is in the log
-        assert "break_down" in (job.run_dir / "log.txt").read_text()
+    if failure is Failure.HUNG:  # the stacks of its ranks are in the log
+        assert "in _run" in (job.run_dir / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(
