@@ -177,6 +177,11 @@ def predict_hold_out(sweep: Sweep, corpus: Corpus, analysis: Analysis) -> tuple[
             "%s: predicted %.4f [%.4f, %.4f] nats per token at %s",
             *(said.run_name, said.loss.value, said.loss.low, said.loss.high, said.predicted_at),
         )
+    said_of = {(said.arch, said.context_length) for said in made.predictions}
+    for group in analysis.groups:
+        if (group.arch, group.context_length) not in said_of:
+            where = f"{group.arch} at context {group.context_length}"
+            get_run_logger().warning("no hold-out of %s: its fits have no optimum at that budget", where)
     sweep.progress.add(made.runs)
     return made.runs
 
