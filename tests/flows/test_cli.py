@@ -76,8 +76,8 @@ def test_a_bad_spec_is_one_line_before_anything_starts(
 def test_unknown_profiles_and_unreadable_files_are_named(isoflop: Isoflop, tmp_path: Path) -> None:
     assert isoflop("plan", "fast")[::2] == (
         2,
-        "isoflop: profile 'fast': not known; use one of fineweb, gpu, paper, paper-large, quick, ray, slurm, or"
-        " the path of a .yaml file\n",
+        "isoflop: profile 'fast': not known; use one of fineweb, gpu, paper, paper-large, quick, ray, slurm,"
+        " or the path of a .yaml file\n",
     )
     assert isoflop("plan", tmp_path / "absent.yaml")[::2] == (
         2,
