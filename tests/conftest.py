@@ -12,6 +12,9 @@ from shutil import copyfile
 import pytest
 from filelock import FileLock
 
+if not Path("/dev/nvidiactl").exists():  # Triton's interpreter, chosen before any file imports Triton
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def leases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

@@ -77,7 +77,7 @@ def test_missing_key_is_named() -> None:
 
 
 def test_unknown_profile_lists_the_known() -> None:
-    with pytest.raises(SpecError, match=r"profile 'fast': not known; use one of gpu, paper, "):
+    with pytest.raises(SpecError, match=r"profile 'fast': not known; use one of fineweb, gpu, "):
         load_spec("fast")
 
 

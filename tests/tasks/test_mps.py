@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self, cast
 
@@ -121,8 +122,15 @@ class _Started:
         return None
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """For sockets, whose paths are short; a test's own folder may be deep."""
+    with tempfile.TemporaryDirectory(prefix="mps-") as folder:
+        yield Path(folder)
+
+
 def test_runs_that_share_a_gpu_are_launched_beside_the_service_and_others_are_not(
-    control: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    control: str, tmp_path: Path, short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "nvidia-cuda-mps-control").symlink_to(control)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
@@ -130,6 +138,9 @@ def test_runs_that_share_a_gpu_are_launched_beside_the_service_and_others_are_no
     here = Machine(threads=64, memory_bytes=2**40, gpus=(gpu,))
     monkeypatch.setattr("tasks.engines.machine", lambda: here)
     monkeypatch.setattr("tasks.engines.Launcher", _Started)
+    monkeypatch.setattr(
+        "tasks.mps.MAX_PATH", 4096
+    )  # a test's own folder may be deep, and nothing listens here
     state = State(home=tmp_path / "home")
     state.home.mkdir()
     for alone in (
