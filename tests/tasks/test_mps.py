@@ -138,11 +138,7 @@ def test_runs_that_share_a_gpu_are_launched_beside_the_service_and_others_are_no
     here = Machine(threads=64, memory_bytes=2**40, gpus=(gpu,))
     monkeypatch.setattr("tasks.engines.machine", lambda: here)
     monkeypatch.setattr("tasks.engines.Launcher", _Started)
-    monkeypatch.setattr(
-        "tasks.mps.MAX_PATH", 4096
-    )  # a test's own folder may be deep, and nothing listens here
-    state = State(home=tmp_path / "home")
-    state.home.mkdir()
+    state = State(home=short_folder)
     for alone in (
         Resources(),
         Resources(gpus=2),
