@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from shutil import copyfile
 
@@ -26,6 +27,8 @@ SABOTEUR = Path(__file__).with_name("rank_saboteur.py")
 MLSTM = MLSTMConfig(vocab_size=256, d_model=16, num_blocks=2, num_heads=2, ffn_dim=32, head_dim_qk=4)
 TRANSFORMER = TransformerConfig(vocab_size=256, d_model=16, num_blocks=2, num_heads=2, ffn_dim=32)
 STEPS = 24
+OURS = "ISOFLOP_TEST_TOGETHER"
+"""In the environment of this process's trainings: another may run the same tests beside it."""
 CLOSE = 3e-6
 """Relative difference of losses in float32 from those of one process: sums in another order, over 24 steps.
 Measured: 2.3e-7 of the losses, 1.4e-6 of the gradient norm."""
@@ -44,7 +47,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 @pytest.fixture(scope="module")
 def launcher() -> Iterator[Launcher]:
-    with Launcher((sys.executable, str(SABOTEUR))) as launcher:
+    with Launcher((sys.executable, str(SABOTEUR)), {OURS: str(os.getpid())}) as launcher:
         yield launcher
 
 
@@ -139,9 +142,13 @@ def assert_close(found: dict[str, list[tuple[int, float]]], expected: dict[str, 
 
 def processes_left() -> list[psutil.Process]:
     """Of trainings: children of a zygote, and theirs."""
-    zygotes = [p for p in psutil.process_iter(["cmdline"]) if str(SABOTEUR) in (p.info["cmdline"] or [])]
-    here = {os.getpid()}
-    return [p for p in zygotes if p.is_running() and p.status() != "zombie" and p.ppid() not in here]
+    left = []
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            ours = process.environ().get(OURS) == str(os.getpid())
+            if ours and process.status() != "zombie" and process.ppid() != os.getpid():
+                left.append(process)
+    return left
 
 
 def wait_until_none_is_left() -> None:
