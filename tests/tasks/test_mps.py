@@ -25,6 +25,7 @@ pipe = pathlib.Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"])
 if "-f" in sys.argv:
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "server"])
     pathlib.Path(__file__).with_name("pids").write_text(str(os.getpid()))
+    (pipe / "quit").unlink(missing_ok=True)
     (pipe / "control").touch()
     while not (pipe / "quit").exists():
         time.sleep(0.02)
