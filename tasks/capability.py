@@ -22,7 +22,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Completed
 from prefect.states import State as PrefectState
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -40,7 +40,7 @@ from tasks.capability_spec import read_suite
 from tasks.engines import place
 from tasks.errors import UserError
 from tasks.locks import sweep_lock
-from tasks.pipeline import artifact_key, experiment_url, report_link
+from tasks.pipeline import artifact_key, completed, experiment_url, report_link
 from tasks.progress import ProgressWriter
 from tasks.provenance import git_revision, versions
 from tasks.state import State, open_state
@@ -205,17 +205,7 @@ def train_all(suite: Suite, runs: Sequence[SuiteRun]) -> None:
 @task(name="train and measure", task_run_name="train {run.name}", cache_policy=NO_CACHE)
 def train(suite: Suite, trainer: Trainer, run: PlannedRun) -> PrefectState:
     """One run: Cached where it is finished already, Failed where it cannot be, else trained and measured."""
-    outcome = trainer.complete(run)
-    suite.progress.run(
-        run.run_key, outcome.status, outcome.error, loss=outcome.loss, mlflow_run_id=outcome.mlflow_run_id
-    )
-    if outcome.status == "failed":
-        return Failed(message=f"{run.name}: {outcome.error}")
-    if outcome.status == "paused":
-        return Cancelled(name="Paused", message=outcome.error)
-    if outcome.status == "cached":
-        return Completed(name="Cached", message="a finished MLflow run has this run key")
-    return Completed(message=f"held-out loss {outcome.loss:.4f} nats per answer")
+    return completed(trainer, run, suite.progress, run.name, "held-out loss {:.4f} nats per answer")
 
 
 @task(name="gather measurements", cache_policy=NO_CACHE)

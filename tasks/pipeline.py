@@ -255,17 +255,26 @@ def live_page(sweep: Sweep) -> AbstractContextManager[None]:
 @task(name="train", task_run_name="train {run.name}", cache_policy=NO_CACHE)
 def train(sweep: Sweep, trainer: Trainer, run: PlannedRun) -> PrefectState:
     """One run: Cached where it is finished already, Failed where it cannot be, else trained to its end."""
+    name = f"{run.name} (N {run.N:,}, {run.budget:.3g} FLOPs)"
+    return completed(trainer, run, sweep.progress, name, "validation loss {:.4f} nats per token")
+
+
+def completed(
+    trainer: Trainer, run: PlannedRun, progress: ProgressWriter, name: str, done: str
+) -> PrefectState:
+    """Complete a run, tell the progress, and say how its task ended: `name` of one that failed, `done` with
+    the loss of one that was trained."""
     outcome = trainer.complete(run)
-    sweep.progress.run(
+    progress.run(
         run.run_key, outcome.status, outcome.error, loss=outcome.loss, mlflow_run_id=outcome.mlflow_run_id
     )
     if outcome.status == "failed":
-        return Failed(message=f"{run.name} (N {run.N:,}, {run.budget:.3g} FLOPs): {outcome.error}")
+        return Failed(message=f"{name}: {outcome.error}")
     if outcome.status == "paused":
         return Cancelled(name="Paused", message=outcome.error)
     if outcome.status == "cached":
         return Completed(name="Cached", message="a finished MLflow run has this run key")
-    return Completed(message=f"validation loss {outcome.loss:.4f} nats per token")
+    return Completed(message=done.format(outcome.loss))
 
 
 @task(name="gather", cache_policy=NO_CACHE)
