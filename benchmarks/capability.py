@@ -6,9 +6,9 @@
 
 The runs, their training and their measurements are those of `capability-suite/<profile>`, by the same run
 keys; only Prefect and MLflow are left out. Several processes share the device, as these models are far too
-small for it. Each run is a row when it ends and is in the file at once: the same command goes on where it was
-cut, and one that failed is tried again. `--show` trains nothing. Exit code 0: every run of the plan is
-finished; 1: some are not.
+small for it, through MPS where that is installed. Each run is a row when it ends and is in the file at once:
+the same command goes on where it was cut, and one that failed is tried again. `--show` trains nothing. Exit
+code 0: every run of the plan is finished; 1: some are not.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from sweeps.capability.plan import SuiteRun, plan_suite
 from sweeps.capability.results import Outcome, Results, outcome_of
 from sweeps.capability.spec import CapabilitySpec, TextSource, load_suite
 from sweeps.capability.text_tables import claim_table, level_table, text_table
+from tasks.mps import shared_gpus
 from xlstm.capability.domains import prepare_domains
 from xlstm.capability.text import Domain
 from xlstm.run_spec import canonical_json
@@ -159,6 +161,18 @@ def train(runs: Sequence[SuiteRun], home: Path, kept: Kept, options: argparse.Na
     one by one until the culprit is found, which is a failed run, and goes on together.
     """
     device = _device(options.device)
+    with (
+        shared_gpus(options.json.parent / "mps")
+        if device.startswith("cuda")
+        else nullcontext({}) as variables
+    ):
+        os.environ.update(variables)
+        _train_in_pools(runs, home, kept, options, device)
+
+
+def _train_in_pools(
+    runs: Sequence[SuiteRun], home: Path, kept: Kept, options: argparse.Namespace, device: str
+) -> None:
     workers = options.workers or (6 if device.startswith("cuda") else len(os.sched_getaffinity(0)))
     deadline = time.time() + options.time_limit
     context = multiprocessing.get_context("spawn")

@@ -4,8 +4,9 @@
 
 Contenders: our kernels; the plain loop of PyTorch operations, one step after the other, as the published
 package's vanilla version is; the same loop compiled by torch (a graph of CHUNK steps, called again and
-again); torch.nn.LSTM (cuDNN), dense, of the same width. Each has a process of its own. Inputs are bfloat16,
-states float32; forward without gradients, and forward and backward. Errors are against float64.
+again); torch.nn.LSTM (cuDNN), dense, of the same width, in bfloat16 and in float16, for which cuDNN has more
+kernels. Each has a process of its own. Inputs are bfloat16, states float32; forward without gradients, and
+forward and backward. Errors are against float64.
 
 Rows are printed and the file is written as they come; a run that is cut short leaves what it has.
 """
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -108,13 +110,13 @@ def compiled_loop(tensors: dict[str, Tensor], backward: bool) -> Call:
     return _operator(run, tensors, backward)
 
 
-def cudnn_lstm(tensors: dict[str, Tensor], backward: bool) -> Call:
+def cudnn_lstm(tensors: dict[str, Tensor], backward: bool, dtype: torch.dtype = torch.bfloat16) -> Call:
     """Of the same width, and recurrent weights that are dense. Its time holds the projection of its inputs,
     which the others are given: `input_projection`."""
-    dh = tensors["dh"]
+    dh = tensors["dh"].to(dtype)
     width = dh.shape[-1] * dh.shape[-2]
     lstm = nn.LSTM(width, width, batch_first=True, device=dh.device, dtype=dh.dtype).train(backward)
-    x = tensors["x"][:, :, 0].flatten(2).contiguous().requires_grad_(backward)
+    x = tensors["x"][:, :, 0].flatten(2).to(dtype).contiguous().requires_grad_(backward)
     entering = dh.flatten(2)
 
     def call() -> list[Tensor]:
@@ -171,11 +173,12 @@ def input_projection(tensors: dict[str, Tensor], backward: bool) -> Call:
     return call
 
 
-CONTENDERS = {
+CONTENDERS: dict[str, Callable[[dict[str, Tensor], bool], Call]] = {
     "ours": ours,
     "loop": loop,
     "compiled loop": compiled_loop,
     "cuDNN LSTM": cudnn_lstm,
+    "cuDNN LSTM, float16": partial(cudnn_lstm, dtype=torch.float16),
     "input projection": input_projection,
 }
 
@@ -300,7 +303,7 @@ def requests(quick: bool, budget_s: float) -> list[Row]:
     checked = (Shape(4, 32, 2, 16),) if quick else (Shape(8, 256, 8, 64), Shape(8, 256, 8, 128))
     plan: list[tuple[list[str], tuple[Shape, ...], tuple[Shape, ...]]] = [
         (["ours"], SHAPES, checked),
-        (["cuDNN LSTM", "input projection"], SHAPES, ()),
+        (["cuDNN LSTM", "cuDNN LSTM, float16", "input projection"], SHAPES, ()),
         (["loop"], LOOPED, checked[:1]),
         (["layouts"], (), ()),
         (["compiled loop"], COMPILED, ()),
