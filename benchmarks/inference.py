@@ -4,7 +4,8 @@
 
 Needs torch, and triton and transformers on a GPU; nothing else of the project's dependencies. Every process
 prepares at once and measures alone. Rows are printed, and both files written, after every row; a process that
-crashes or hangs loses its own rows. `--smoke` runs tiny models on a CPU.
+crashes or hangs loses its own rows. `--profile` adds which kernels a prefill and a step spend their time in.
+`--smoke` runs tiny models on a CPU.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.inference_cases import BATCHES, PREFILLS, SIZES, Job, make_jobs
+from benchmarks.inference_profile import profile_table
 from benchmarks.inference_report import report, row_line
 
 LIMITS = -1
@@ -78,7 +80,7 @@ def main() -> None:
         return
     start = time.monotonic()
     arguments = [argument for argument in sys.argv[1:] if argument != "--"]
-    result: dict[str, Any] = {"limits": {}, "checks": {}, "notes": [], "measurements": []}
+    result: dict[str, Any] = {"limits": {}, "checks": {}, "notes": [], "measurements": [], "profiles": []}
     prober = Worker(arguments, LIMITS)
     result["limits"] = prober.next(PREPARED_S) or {}
     prober.end()
@@ -119,6 +121,11 @@ def _measure(
             result["notes"].append(f"{job.name}: {said['points']} points not reached in the time")
             continue
         row = {name: value for name, value in said.items() if name != "event"}
+        if said["event"] == "profile":
+            result["profiles"].append(row)
+            _write(result, options)
+            print(profile_table(row), flush=True)
+            continue
         result["measurements"].append(row)
         _write(result, options)
         print(row_line(row, result["limits"]), flush=True)
@@ -140,7 +147,8 @@ def _work(options: argparse.Namespace, jobs: list[Job]) -> None:
     if options.worker == LIMITS:
         inference_worker.limits(options.device, "bf16" if options.device == "cuda" else "fp32")
     else:
-        inference_worker.main(replace(jobs[options.worker], graph=not options.eager))
+        job = replace(jobs[options.worker], graph=not options.eager)
+        inference_worker.main(job, profile=options.profile)
 
 
 def _options() -> argparse.Namespace:
@@ -153,6 +161,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--smoke", action="store_true", help="tiny models on a CPU: does everything run?")
+    parser.add_argument("--profile", action="store_true", help="after each row, its kernels by their time")
     parser.add_argument("--json")
     parser.add_argument("--markdown")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+from benchmarks.inference_profile import profile_table
+
 INDEPENDENT = 0.05
 BANDWIDTH_SHARE = 0.90
 TTFT_RATIO = 0.5
@@ -36,12 +38,15 @@ def report(result: dict[str, Any]) -> str:
     for name, checked in result["checks"].items():
         verdict = "passed" if checked["passed"] else "FAILED"
         lines.append(
-            f"- {name}: {verdict}, logits of prefill and decode off those of one forward pass by"
-            f" {checked['error']:.2g} (relative), the same likeliest token in"
-            f" {100 * checked['argmax_agree']:.0f} %"
+            f"- {name}: {verdict}, logits of prefill and decode off those of the same weights in float32 by"
+            f" {checked['error']:.2g} (relative), of one forward pass by {checked['forward_error']:.2g}; the"
+            f" likeliest token of float32 in {100 * checked['argmax_agree']:.0f} % and"
+            f" {100 * checked['forward_argmax_agree']:.0f} %"
         )
     lines += ["", "## Rows", "", _line(COLUMNS), _line("---" for _ in COLUMNS)]
     lines += [row_line(row, limits) for row in rows]
+    if result.get("profiles"):
+        lines += ["", "## Where the time goes", "", *(profile_table(row) for row in result["profiles"])]
     if result["notes"]:
         lines += ["", "## Not measured", "", *(f"- {note}" for note in result["notes"])]
     return "\n".join(lines) + "\n"

@@ -9,6 +9,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +19,8 @@ from torch import Tensor, nn
 
 from benchmarks.inference_cases import Job
 from benchmarks.inference_peers import PeerEngine, peer_model
+from benchmarks.inference_profile import profiled
+from kernels.backends import ENVIRONMENT_VARIABLE
 from xlstm.generation import Session, random_model
 from xlstm.timing.engines import SessionEngine
 from xlstm.timing.machine import versions
@@ -24,22 +28,26 @@ from xlstm.timing.measure import DTYPES, device_limits, device_name, peak_memory
 from xlstm.timing.points import Point
 
 CHECKED_PROMPT, CHECKED_STEPS, CHECKED_BATCHES = 320, 6, (1, 5)
-TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2}
-"""Of the relative difference between logits of prefill and decode and those of one forward pass."""
+NOISE = {"fp32": 1e-4, "bf16": 6e-2}
+"""The most by which logits of one forward pass may be off those of the same weights in float32. In bfloat16
+an mLSTM of 24 random blocks is off by 0.029 in plain PyTorch, a Transformer by 0.011."""
+WORSE, ROOM = 1.5, 1e-4
+"""Prefill and decode may be off by so many times what the forward pass in the same dtype is, and this."""
+PROFILED_STEPS = 4
 
 AnyEngine = SessionEngine | PeerEngine
 
 _ANSWERS = os.fdopen(os.dup(1), "w")
 
 
-def main(job: Job) -> None:
+def main(job: Job, profile: bool = False) -> None:
     """Prepare, wait for `go SECONDS` on standard input, measure until the seconds are over."""
     os.dup2(2, 1)  # a library may print
     device = torch.device(job.points[0].device)
     if device.type == "cpu":
         torch.set_num_threads(job.points[0].threads)
     with torch.inference_mode():
-        model = _build(job, device)
+        model = _build(job, device, DTYPES[job.points[0].dtype])
         try:
             checked = check(job, model, device)
         except Exception as error:
@@ -57,7 +65,11 @@ def main(job: Job) -> None:
             if time.monotonic() > end:
                 say(event="left", points=len(job.points) - number)
                 break
-            say(event="row", **measure_point(job, model, point, device))
+            row = measure_point(job, model, point, device)
+            say(event="row", **row)
+            if profile and row["status"] == "finished":
+                for found in profile_point(job, model, point, device):
+                    say(event="profile", **found)
     say(event="done")
 
 
@@ -75,17 +87,30 @@ def limits(device: str, dtype: str) -> None:
 
 
 def check(job: Job, model: nn.Module, device: torch.device) -> dict[str, Any]:
-    """Logits of prefill and of fed steps against those of one forward pass over all tokens, same dtype.
+    """Logits of prefill and of fed steps, and those of one forward pass, each against float32.
 
-    With one sequence and with several, which take other kernels; the worst of them.
+    Two computations in bfloat16 differ by the noise of both, which grows with the depth and says nothing
+    about a fault. So the measure is a forward pass in float32 of the same (rounded) weights: prefill and
+    decode must be nearly as close to it as a forward pass in the dtype is, and that pass no further off than
+    rounding explains. With one sequence and with several, which take other kernels; the worst of them.
     """
-    found = [_difference(job, model, device, batch_size) for batch_size in CHECKED_BATCHES]
-    error, agree = max(error for error, _ in found), min(agree for _, agree in found)
-    return {"error": error, "argmax_agree": agree, "passed": error < TOLERANCE[job.points[0].dtype]}
+    exact = _build(job, device, torch.float32)
+    exact.load_state_dict(model.state_dict())
+    found = [_errors(job, model, exact, device, batch_size) for batch_size in CHECKED_BATCHES]
+    worst = max(found, key=lambda errors: errors["error"] - WORSE * errors["forward_error"])
+    passed = all(
+        errors["error"] <= WORSE * errors["forward_error"] + ROOM
+        and errors["forward_error"] <= NOISE[job.points[0].dtype]
+        for errors in found
+    )
+    return {**worst, "argmax_agree": min(errors["argmax_agree"] for errors in found), "passed": passed}
 
 
-def _difference(job: Job, model: nn.Module, device: torch.device, batch_size: int) -> tuple[float, float]:
-    """Relative error of the logits, and the share of positions with the same likeliest token."""
+def _errors(
+    job: Job, model: nn.Module, exact: nn.Module, device: torch.device, batch_size: int
+) -> dict[str, float]:
+    """Relative errors of prefill and decode and of a forward pass, and how often their likeliest tokens are
+    the exact ones."""
     point = replace(
         job.points[0], prefill_length=CHECKED_PROMPT, batch_size=batch_size, generated=CHECKED_STEPS
     )
@@ -94,16 +119,48 @@ def _difference(job: Job, model: nn.Module, device: torch.device, batch_size: in
     engine = _engine(job, model, point)
     engine.reset()
     engine.prefill(tokens[:, :CHECKED_PROMPT])
-    found = [_logits(engine).clone()]
+    logits = [_logits(engine).clone()]
     for j in range(CHECKED_PROMPT, tokens.shape[1]):
         _tokens(engine).copy_(tokens[:, j])
         engine.steps(1)
-        found.append(_logits(engine).clone())
+        logits.append(_logits(engine).clone())
+    decoded = torch.stack(logits, 1)
+    whole = _forward(job, model, tokens)
+    with _plain_kernels():
+        expected = _forward(job, exact, tokens)
+    return {
+        "error": _relative(decoded, expected),
+        "forward_error": _relative(whole, expected),
+        "argmax_agree": _agreement(decoded, expected),
+        "forward_argmax_agree": _agreement(whole, expected),
+    }
+
+
+def _forward(job: Job, model: nn.Module, tokens: Tensor) -> Tensor:
+    """Logits (B, 1 + CHECKED_STEPS, vocabulary) behind the prompt, of one pass."""
     whole = model(tokens) if job.engine == "ours" else model(input_ids=tokens, use_cache=False).logits
-    expected = whole[:, CHECKED_PROMPT - 1 :].float()
-    got = torch.stack(found, 1).float()
-    error = float((got - expected).norm() / expected.norm())
-    return error, float((got.argmax(-1) == expected.argmax(-1)).float().mean())
+    return whole[:, CHECKED_PROMPT - 1 :].float()
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    return float((found.float() - expected).norm() / expected.norm())
+
+
+def _agreement(found: Tensor, expected: Tensor) -> float:
+    return float((found.argmax(-1) == expected.argmax(-1)).float().mean())
+
+
+@contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """Our operators by their PyTorch references: nothing to compile, and independent of what is checked."""
+    before = os.environ.get(ENVIRONMENT_VARIABLE)
+    os.environ[ENVIRONMENT_VARIABLE] = "reference"
+    try:
+        yield
+    finally:
+        del os.environ[ENVIRONMENT_VARIABLE]
+        if before is not None:
+            os.environ[ENVIRONMENT_VARIABLE] = before
 
 
 def measure_point(job: Job, model: nn.Module, point: Point, device: torch.device) -> dict[str, Any]:
@@ -154,6 +211,30 @@ def _times(job: Job, model: nn.Module, point: Point, device: torch.device) -> di
     }
 
 
+def profile_point(job: Job, model: nn.Module, point: Point, device: torch.device) -> Iterator[dict[str, Any]]:
+    """Where the time of a prefill goes, if the point has one, and that of a step."""
+    engine = _engine(job, model, point)
+    shape = (point.batch_size, point.prefill_length)
+    prompts = torch.randint(point.model.vocab_size, shape, device=device, generator=_seeded(device))
+    base = {"engine": job.engine, **point.describe(job.size)}
+
+    def prefill() -> None:
+        engine.reset()
+        engine.prefill(prompts)
+
+    def steps() -> None:
+        _rewind(engine, point)
+        engine.steps(PROFILED_STEPS)
+
+    if point.batch_size * point.prefill_length <= job.whole_prefill:
+        prefill()
+        yield {**base, "what": "prefill", **profiled(prefill, device)}
+    else:
+        _fill(job, model, point, engine, prompts[:1])
+    engine.steps(1)
+    yield {**base, "what": "step", **profiled(steps, device, PROFILED_STEPS)}
+
+
 def _fill(job: Job, model: nn.Module, point: Point, engine: AnyEngine, prompt: Tensor) -> None:
     """Have every sequence of the batch go on from one prompt: prefill it alone and copy what it leaves."""
     alone = _engine(job, model, replace(point, batch_size=1))
@@ -180,11 +261,11 @@ def _rewind(engine: AnyEngine, point: Point) -> None:
         engine.rewind(point.prefill_length)
 
 
-def _build(job: Job, device: torch.device) -> nn.Module:
-    point = job.points[0]
+def _build(job: Job, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    config = job.points[0].model
     if job.engine == "ours":
-        return random_model(point.model, device=device, dtype=DTYPES[point.dtype])
-    return peer_model(point.model, device, DTYPES[point.dtype])
+        return random_model(config, device=device, dtype=dtype)
+    return peer_model(config, device, dtype)
 
 
 def _engine(job: Job, model: nn.Module, point: Point) -> AnyEngine:

@@ -3,12 +3,23 @@
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.inference_cases import make_jobs, model_of
+from benchmarks.inference_profile import Work, profile_table, profiled, summary
 from benchmarks.inference_report import bandwidth_share, report, row_line, targets
 from xlstm.accounting import count_parameters
 
 LIMITS = {"device": "a GPU", "copy_bytes_per_s": 1e12, "matmul_flops_per_s": 5e14, "versions": {}}
+
+
+CHECKED = {
+    "passed": False,
+    "error": 0.2,
+    "forward_error": 0.1,
+    "argmax_agree": 0.5,
+    "forward_argmax_agree": 1.0,
+}
 
 
 def row(**changes: Any) -> dict[str, Any]:
@@ -72,13 +83,37 @@ def test_a_failed_row_and_a_failed_check_stand_in_the_report() -> None:
     failed = {**row(), "status": "failed", "error": "OutOfMemoryError: a | b"}
     result = {
         "limits": LIMITS,
-        "checks": {"ours mlstm 1.4B": {"passed": False, "error": 0.2, "argmax_agree": 0.5}},
+        "checks": {"ours mlstm 1.4B": CHECKED},
         "notes": ["x: not reached in the time"],
         "measurements": [row(), failed],
     }
     text = report(result)
     assert "FAILED" in text
+    assert (
+        "float32 by 0.2 (relative), of one forward pass by 0.1; the likeliest token of float32 in 50 %"
+        in text
+    )
     assert "OutOfMemoryError: a / b" in text
     assert "- x: not reached in the time" in text
     assert "1.00 TB/s" in text
     assert row_line(row(ttft_s=None), LIMITS).count("|") == row_line(failed, LIMITS).count("|")
+
+
+def test_a_profile_tells_overlap_and_gaps_apart() -> None:
+    """Two kernels overlap by 10 us, a third begins 20 us later; the run made two steps."""
+    work = [Work("b", 20.0, 40.0), Work("a", 0.0, 30.0), Work("a", 60.0, 100.0)]
+    found = summary(work, 150e-6, 2)
+    assert found["wall_ms"] == pytest.approx(0.075)
+    assert found["span_ms"] == pytest.approx(0.05)
+    assert found["busy_ms"] == pytest.approx(0.04)
+    assert found["sum_ms"] == pytest.approx(0.045)
+    assert found["kernels"] == 1.5
+    assert [(top["name"], top["calls"], top["us"]) for top in found["top"]] == [("a", 1, 30), ("b", 0.5, 20)]
+    assert "0.075 ms unobserved" in profile_table({**row(), **found, "what": "step"})
+
+
+def test_a_profile_sees_what_ran() -> None:
+    x = torch.ones(64, 64)
+    found = profiled(lambda: (x @ x).relu(), torch.device("cpu"))
+    assert {"aten::matmul", "aten::relu"} <= {top["name"] for top in found["top"]}
+    assert found["busy_ms"] <= found["span_ms"]
