@@ -18,30 +18,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from benchmarks.machine import about, sentence
+from benchmarks.slstm_cases import CONTENDERS, Shape, inputs_of, operator
 
 Row = dict[str, Any]
-CHUNK = 16
-"""Steps in a graph of the compiled loop: all 2048 would compile for hours."""
 PATIENCE_S = 75
 LAYOUT_TIMES = ("forward_saving_ms", "backward_ms")
-
-
-@dataclass(frozen=True)
-class Shape:
-    batch: int
-    length: int
-    heads: int
-    width: int
-
-
+TIMES = ("forward_ms", "forward_backward_ms")
+LOOP_GOAL, CUDNN_GOAL = 20.0, 2.0
 SHAPES = (
     Shape(8, 2048, 8, 64), Shape(64, 2048, 8, 64), Shape(8, 2048, 8, 128), Shape(16, 2048, 8, 128),
     Shape(64, 2048, 8, 128), Shape(8, 2048, 4, 256),
@@ -68,65 +60,6 @@ TRIALS: tuple[Row, ...] = (
 )
 """Every way to compile the kernels, each tried once against float64 before anything is timed."""
 QUICK = (Shape(2, 64, 2, 16),)
-Call = Callable[[], list[Tensor]]
-"""Runs once; outputs, and the gradients of the inputs where it went backward."""
-
-
-def inputs_of(shape: Shape, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
-    """x, R, b and what enters backward, reproducible."""
-    generator = torch.Generator(device).manual_seed(0)
-
-    def draw(*size: int) -> Tensor:
-        return torch.randn(*size, generator=generator, device=device)
-
-    B, S, H, D = shape.batch, shape.length, shape.heads, shape.width
-    b = draw(H, 4, D)
-    b[:, 1] += 3
-    tensors = {"x": draw(B, S, 4, H, D).to(dtype), "R": (draw(H, D, 4, D) * D**-0.5).to(dtype), "b": b}
-    return tensors | {"dh": draw(B, S, H, D).to(dtype)}
-
-
-def ours(tensors: dict[str, Tensor], backward: bool) -> Call:
-    from kernels.slstm import slstm
-
-    backend = "triton" if tensors["x"].is_cuda else "reference"
-    return _operator(lambda x, R, b: slstm(x, R, b, backend=backend), tensors, backward)
-
-
-def loop(tensors: dict[str, Tensor], backward: bool) -> Call:
-    return _operator(_steps, tensors, backward)
-
-
-def compiled_loop(tensors: dict[str, Tensor], backward: bool) -> Call:
-    chunk = torch.compile(_chunk, fullgraph=True)
-
-    def run(x: Tensor, R: Tensor, b: Tensor) -> Tensor:
-        state, parts = _empty(x), []
-        for piece in x.split(CHUNK, 1):
-            h, *state = chunk(piece, R, b, *state)
-            parts.append(h)
-        return torch.cat(parts, 1)
-
-    return _operator(run, tensors, backward)
-
-
-def cudnn_lstm(tensors: dict[str, Tensor], backward: bool, dtype: torch.dtype = torch.bfloat16) -> Call:
-    """Of the same width, and recurrent weights that are dense. Its time holds the projection of its inputs,
-    which the others are given: `input_projection`."""
-    dh = tensors["dh"].to(dtype)
-    width = dh.shape[-1] * dh.shape[-2]
-    lstm = nn.LSTM(width, width, batch_first=True, device=dh.device, dtype=dh.dtype).train(backward)
-    x = tensors["x"][:, :, 0].flatten(2).to(dtype).contiguous().requires_grad_(backward)
-    entering = dh.flatten(2)
-
-    def call() -> list[Tensor]:
-        with torch.set_grad_enabled(backward):
-            h, _ = lstm(x)
-        if not backward:
-            return [h]
-        return [h, *torch.autograd.grad(h, [x, *lstm.parameters()], entering)]
-
-    return call
 
 
 def layouts(device: torch.device, budget_s: float) -> Iterator[Row]:
@@ -157,71 +90,6 @@ def _time_layout(config: Any, shape: Shape, tensors: dict[str, Tensor], budget_s
     return {"error": error} | {name: time_ms(call, x.device, budget_s)[0] for name, call in calls.items()}
 
 
-def input_projection(tensors: dict[str, Tensor], backward: bool) -> Call:
-    """What cuDNN's LSTM does beside the recurrence and the other contenders do not: a wide linear map."""
-    dh = tensors["dh"]
-    width = dh.shape[-1] * dh.shape[-2]
-    linear = nn.Linear(width, 4 * width, device=dh.device, dtype=dh.dtype)
-    x = tensors["x"][:, :, 0].flatten(2).contiguous().requires_grad_(backward)
-    entering = tensors["x"].flatten(2)
-
-    def call() -> list[Tensor]:
-        with torch.set_grad_enabled(backward):
-            out = linear(x)
-        return [out, *torch.autograd.grad(out, [x, *linear.parameters()], entering)] if backward else [out]
-
-    return call
-
-
-CONTENDERS: dict[str, Callable[[dict[str, Tensor], bool], Call]] = {
-    "ours": ours,
-    "loop": loop,
-    "compiled loop": compiled_loop,
-    "cuDNN LSTM": cudnn_lstm,
-    "cuDNN LSTM, float16": partial(cudnn_lstm, dtype=torch.float16),
-    "input projection": input_projection,
-}
-
-
-def _operator(function: Callable[..., Any], tensors: dict[str, Tensor], backward: bool) -> Call:
-    leaves = [tensors[name].clone().requires_grad_(backward) for name in ("x", "R", "b")]
-
-    def call() -> list[Tensor]:
-        with torch.set_grad_enabled(backward):
-            h = function(*leaves)
-        return [h, *torch.autograd.grad(h, leaves, tensors["dh"])] if backward else [h]
-
-    return call
-
-
-def _empty(x: Tensor) -> list[Tensor]:
-    """y, c, n, m."""
-    batch, _, _, heads, width = x.shape
-    return [x.new_zeros(batch, heads, width, dtype=torch.float32) for _ in range(4)]
-
-
-def _steps(x: Tensor, R: Tensor, b: Tensor) -> Tensor:
-    return _chunk(x, R, b, *_empty(x))[0]
-
-
-def _chunk(
-    x: Tensor, R: Tensor, b: Tensor, y: Tensor, c: Tensor, n: Tensor, m: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The paper's equations, a step after the other; recurrent products in the dtype of R."""
-    h = []
-    bias = b.transpose(0, 1)
-    for t in range(x.shape[1]):
-        recurrent = torch.einsum("bhd,hdge->bghe", y.to(R.dtype), R)
-        i, f, z, o = (x[:, t] + recurrent + bias).unbind(1)
-        log_f = nn.functional.logsigmoid(f) + m
-        m_new = torch.where(n == 0, i, torch.maximum(i, log_f))
-        write, keep = (i - m_new).exp(), (log_f - m_new).clamp_max(0).exp() * (n != 0)
-        c, n, m = keep * c + write * z.tanh(), keep * n + write, m_new
-        y = o.sigmoid() * c / n
-        h.append(y)
-    return torch.stack(h, 1).to(x.dtype), y, c, n, m
-
-
 def time_ms(call: Callable[[], object], device: torch.device, budget_s: float) -> tuple[float, int]:
     """Median of 3 to 30 calls, as many as fit, after one; and how many."""
     sync = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
@@ -243,7 +111,7 @@ def errors(device: torch.device, shape: Shape, name: str) -> dict[str, float]:
 
     tensors = inputs_of(shape, device)
     exact = {key: tensor.cpu().double() for key, tensor in tensors.items()}
-    truth = _operator(lambda x, R, b: slstm(x, R, b, backend="reference"), exact, True)()
+    truth = operator(lambda x, R, b: slstm(x, R, b, backend="reference"), exact, True)()
     got = CONTENDERS[name](tensors, True)()
     return {
         part: float((a.cpu().double() - e).norm() / e.norm())
@@ -346,19 +214,50 @@ def collect(process: subprocess.Popen[str], name: str, keep: Callable[[Row], Non
         keep({"contender": name, "failed": err.strip()[-600:]})
 
 
+def page(found: Row, rows: list[Row]) -> str:
+    """All of it as Markdown."""
+    return "\n".join(["# The sLSTM kernels", "", sentence(found), "", *targets(rows), "", table(rows)])
+
+
+def targets(rows: list[Row]) -> list[str]:
+    """What was asked for, for heads up to 128, and the least favourable shape."""
+    times = {
+        (row["contender"], *_key(row)): row for row in rows if "forward_ms" in row and row["width"] <= 128
+    }
+    lines = ["| target | measured | met |", "|---|---|---|"]
+    for other, goal in (("loop", LOOP_GOAL), ("cuDNN LSTM", CUDNN_GOAL), ("cuDNN LSTM, float16", CUDNN_GOAL)):
+        ratios = [
+            row[column] / times["ours", *key[1:]][column]
+            for key, row in times.items()
+            if key[0] == other and ("ours", *key[1:]) in times
+            for column in TIMES
+        ]
+        if not ratios:
+            continue
+        if other == "loop":
+            met = min(ratios) >= goal
+            asked, measured = f"{goal:g} times as fast as the loop", f"{min(ratios):.0f} to {max(ratios):.0f}"
+        else:
+            met = max(1 / ratio for ratio in ratios) <= goal
+            asked = f"at most {goal:g} times as long as {other}"
+            measured = f"{min(1 / r for r in ratios):.2f} to {max(1 / r for r in ratios):.2f}"
+        lines.append(f"| {asked} | {measured} | {'yes' if met else '**no**'} |")
+    return lines
+
+
 def table(rows: list[Row]) -> str:
-    """Times by shape, with the ratios that are asked for; then the errors."""
+    """Times by shape, and how many times as fast as the loop; then the errors."""
     times = [row for row in rows if "forward_ms" in row]
     loops = {_key(row): row for row in times if row["contender"] == "loop"}
     lines = [
-        "| batch | S | heads | width | contender | forward ms | forward+backward ms | x of the loop |"
-        " peak GiB |",
+        "| batch | S | heads | width | contender | forward ms | forward + backward ms |"
+        " times the loop's speed | peak GiB |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(times, key=lambda row: (*_key(row)[2:], *_key(row)[:2])):
         slow = loops.get(_key(row))
-        both = ("forward_ms", "forward_backward_ms")
-        faster = " / ".join(f"{slow[c] / row[c]:.1f}" for c in both) if slow else ""
+        cell = slow and row["contender"] not in ("loop", "input projection")
+        faster = " / ".join(f"{slow[c] / row[c]:.1f}" for c in TIMES) if cell else ""
         peak = f"{row['peak_gib']:.2f}" if "peak_gib" in row else ""
         lines.append(
             f"| {row['batch']} | {row['length']} | {row['heads']} | {row['width']} | {row['contender']} |"
@@ -407,11 +306,13 @@ def main() -> None:
             print(json.dumps(row), flush=True)
         return
     rows: list[Row] = []
+    found = about("torch", "triton")
 
     def keep(row: Row) -> None:
         rows.append(row)
         print(json.dumps(row), flush=True)
-        for path, text in ((options.json, json.dumps(rows, indent=1)), (options.markdown, table(rows))):
+        result = json.dumps({**found, "rows": rows}, indent=1)
+        for path, text in ((options.json, result), (options.markdown, page(found, rows))):
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text + "\n")
@@ -432,7 +333,7 @@ def main() -> None:
     finally:
         for process in processes:
             process.kill()
-    print(table(rows))
+    print(page(found, rows))
 
 
 if __name__ == "__main__":
