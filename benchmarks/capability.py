@@ -161,11 +161,10 @@ def train(runs: Sequence[SuiteRun], home: Path, kept: Kept, options: argparse.Na
     one by one until the culprit is found, which is a failed run, and goes on together.
     """
     device = _device(options.device)
-    with (
-        shared_gpus(options.json.parent / "mps")
-        if device.startswith("cuda")
-        else nullcontext({}) as variables
-    ):
+    service: AbstractContextManager[Mapping[str, str]] = nullcontext({})
+    if device.startswith("cuda"):
+        service = shared_gpus(options.json.parent / "mps")
+    with service as variables:
         os.environ.update(variables)
         _train_in_pools(runs, home, kept, options, device)
 

@@ -256,8 +256,8 @@ def table(rows: list[Row]) -> str:
     ]
     for row in sorted(times, key=lambda row: (*_key(row)[2:], *_key(row)[:2])):
         slow = loops.get(_key(row))
-        cell = slow and row["contender"] not in ("loop", "input projection")
-        faster = " / ".join(f"{slow[c] / row[c]:.1f}" for c in TIMES) if cell else ""
+        compared = row["contender"] not in ("loop", "input projection")
+        faster = " / ".join(f"{slow[c] / row[c]:.1f}" for c in TIMES) if slow and compared else ""
         peak = f"{row['peak_gib']:.2f}" if "peak_gib" in row else ""
         lines.append(
             f"| {row['batch']} | {row['length']} | {row['heads']} | {row['width']} | {row['contender']} |"
