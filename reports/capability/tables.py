@@ -80,7 +80,7 @@ def _lead(ranked: list[str], values: dict[str, dict[int, float]], level: float) 
         return (Cell(""),) * 5
     lead = paired(values[ranked[1]], values[ranked[0]], level)
     resolved = lead.is_known and lead.low > 0
-    said = Cell("yes") if resolved else Cell("not resolved", mark="bad")
+    said = Cell("yes") if resolved else Cell("no", mark="bad")
     return (_name(ranked[0]), _name(ranked[1]), *spanned(lead, 4), said)
 
 
