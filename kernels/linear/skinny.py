@@ -27,28 +27,25 @@ def skinny_linear(
     gate_bias: Tensor | None = None,
     glu: bool = False,
     residual: Tensor | None = None,
-    soft_cap: float | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """A map of few vectors x (B, K), and what stands around it: y (B, N) in the dtype of x, and the gates.
 
     `weight` (N, K). In this order: RMSNorm of x by `norm_weight` (K,); the product; with `glu` the weight is
-    (2 N, K), gates above, and y is silu(upper) lower; `soft_cap` tanh(y / cap) times the cap; `residual` (B,
-    N) added. `gate_weight` (G, K) and `gate_bias` (G,) in float32 give a second result (B, G) of the same
-    normed x, in float32. Everything contiguous.
+    (2 N, K), gates above, and y is silu(upper) lower; `residual` (B, N) added. `gate_weight` (G, K) and
+    `gate_bias` (G,) in float32 give a second result (B, G) of the same normed x, in float32. Everything
+    contiguous.
 
     Raises:
         ValueError: shapes that do not fit, by name.
     """
     _check(x, weight, norm_weight, gate_weight, residual, glu)
     if choose_backend(backend, x.device) == "reference":
-        return _reference(x, weight, norm_weight, norm_eps, gate_weight, gate_bias, glu, residual, soft_cap)
+        return _reference(x, weight, norm_weight, norm_eps, gate_weight, gate_bias, glu, residual)
     from kernels.linear.skinny_triton import launch_linear
 
     with _on(x):
-        return launch_linear(
-            x, weight, norm_weight, norm_eps, gate_weight, gate_bias, glu, residual, soft_cap
-        )
+        return launch_linear(x, weight, norm_weight, norm_eps, gate_weight, gate_bias, glu, residual)
 
 
 def add_norm(
@@ -98,6 +95,26 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor, backend: str | None = None
         return launch_rotate(x, cos, sin)
 
 
+def read_out(
+    x: Tensor, soft_cap: float | None, logits: Tensor, tokens: Tensor, backend: str | None = None
+) -> None:
+    """The last of a step: `logits` (B, V) float32 from what the head gave, x (B, V), and the likeliest.
+
+    `soft_cap`: cap tanh(x / cap), in the dtype of x. Of equal logits the first counts. Both results are
+    written in place, `tokens` (B,) int64.
+    """
+    if choose_backend(backend, x.device) == "reference":
+        if soft_cap is not None:
+            x = (soft_cap * torch.tanh(x.float() / soft_cap)).to(x.dtype)
+        logits.copy_(x)
+        tokens.copy_(logits.argmax(-1))
+        return
+    from kernels.linear.skinny_triton import launch_read_out
+
+    with _on(x):
+        launch_read_out(x.contiguous(), soft_cap, logits, tokens)
+
+
 def _reference(
     x: Tensor,
     weight: Tensor,
@@ -107,7 +124,6 @@ def _reference(
     gate_bias: Tensor | None,
     glu: bool,
     residual: Tensor | None,
-    soft_cap: float | None,
 ) -> tuple[Tensor, Tensor | None]:
     if norm_weight is not None:
         x = _norm(x, norm_weight, norm_eps)
@@ -115,8 +131,6 @@ def _reference(
     y = F.linear(x, weight)
     if glu:
         y = swiglu(y, "reference")
-    if soft_cap is not None:
-        y = (soft_cap * torch.tanh(y.float() / soft_cap)).to(y.dtype)
     return y if residual is None else residual + y, gates
 
 

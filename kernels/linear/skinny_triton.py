@@ -5,7 +5,9 @@ A program of the map owns a few rows of the weight and all of their length, so t
 at once; it needs no loop and no neighbour. Every kernel is a programmatic dependent launch: it requests its
 weights while the kernel before still runs, and waits for that one's result only when it needs it. So the
 memory has work from the first kernel of a step to the last. A kernel that writes waits before it does: what
-it overwrites may still be read.
+it overwrites may still be read. Why such a chain is sound, and what a kernel of it must keep to, is said in
+`kernels.mlstm.decode_triton`: every program of every kernel here waits, and reads nothing before that but
+weights.
 """
 
 import torch
@@ -21,6 +23,13 @@ ELEMENTS = 8192
 
 WARPS = 4
 
+TOKENS, SEVERAL = 8, 1024
+"""Rows that a program of `add_norm` takes one after the other, from so many rows on: the weights of the gates
+stay in its registers meanwhile."""
+
+READ_OUT = 4096
+"""Logits that a program of `read_out` has in flight."""
+
 
 def launch_linear(
     x: Tensor,
@@ -31,7 +40,6 @@ def launch_linear(
     gate_bias: Tensor | None,
     glu: bool,
     residual: Tensor | None,
-    soft_cap: float | None,
 ) -> tuple[Tensor, Tensor | None]:
     """Arguments as `skinny_linear`, checked."""
     batch, width = x.shape
@@ -52,9 +60,9 @@ def launch_linear(
         absent if gate_bias is None else gate_bias,
         absent if residual is None else residual,
         y, y if gates is None else gates,
-        rows, width, num_gates, norm_eps, soft_cap or 1.0,
-        NORM=norm_weight is not None, GATE_BIAS=gate_bias is not None, GLU=glu,
-        RESIDUAL=residual is not None, SOFT_CAP=soft_cap is not None,
+        rows, num_gates, norm_eps,
+        WIDTH=width, NORM=norm_weight is not None, GATE_BIAS=gate_bias is not None, GLU=glu,
+        RESIDUAL=residual is not None,
         BLOCK_N=block_n, BLOCK_K=block_k, num_warps=WARPS, **_dependent(x),
     )  # fmt: skip
     return y, gates
@@ -77,12 +85,14 @@ def launch_add_norm(
     if gate_weight is not None:
         num_gates = gate_weight.shape[0]
         gates = torch.empty(batch, num_gates, dtype=torch.float32, device=x.device)
-    _add_norm_kernel[(batch,)](
+    few = batch < SEVERAL
+    _add_norm_kernel[(triton.cdiv(batch, 1 if few else TOKENS),)](
         x, x if change is None else change.contiguous(), norm_weight,
         x if gate_weight is None else gate_weight, x if gate_bias is None else gate_bias,
-        total, normed, normed if gates is None else gates, width, norm_eps,
-        CHANGE=change is not None, GATES=num_gates, GATE_BIAS=gate_bias is not None,
-        BLOCK_K=triton.next_power_of_2(width), num_warps=WARPS, **_dependent(x),
+        total, normed, normed if gates is None else gates, batch, num_gates, norm_eps,
+        WIDTH=width, CHANGE=change is not None, GATES=triton.next_power_of_2(num_gates) if num_gates else 0,
+        GATE_BIAS=gate_bias is not None, TOKENS=1 if few else TOKENS,
+        BLOCK_K=triton.next_power_of_2(width), num_warps=8 if num_gates else WARPS, **_dependent(x),
     )  # fmt: skip
     return total, normed, gates
 
@@ -101,11 +111,23 @@ def launch_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Arguments as `rotate_pairs`."""
     batch, heads, width = x.shape
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _rotate_kernel[(batch * heads,)](
+    block_d = max(16, triton.next_power_of_2(width // 2))
+    block_h = min(triton.next_power_of_2(heads), max(1, 2048 // block_d))
+    _rotate_kernel[(batch, triton.cdiv(heads, block_h))](
         x, cos.contiguous(), sin.contiguous(), y, *x.stride()[:2], heads, width // 2,
-        BLOCK_D=max(16, triton.next_power_of_2(width // 2)), num_warps=1, **_dependent(x),
+        BLOCK_H=block_h, BLOCK_D=block_d, num_warps=WARPS, **_dependent(x),
     )  # fmt: skip
     return y
+
+
+def launch_read_out(x: Tensor, soft_cap: float | None, logits: Tensor, tokens: Tensor) -> None:
+    """Arguments as `read_out`."""
+    batch, width = x.shape
+    _read_out_kernel[(batch,)](
+        x, logits, tokens, width, soft_cap or 1.0,
+        SOFT_CAP=soft_cap is not None, BLOCK=min(READ_OUT, triton.next_power_of_2(width)),
+        num_warps=16, **_dependent(x),
+    )  # fmt: skip
 
 
 def _dependent(x: Tensor) -> dict[str, bool]:
@@ -122,85 +144,87 @@ def _normed(row, weight, width, eps, dtype):
 @triton.jit
 def _linear_kernel(
     x, weight, norm_weight, gate_weight, gate_bias, residual, y, gates,
-    rows, width, num_gates, eps, cap,
-    NORM: tl.constexpr, GATE_BIAS: tl.constexpr, GLU: tl.constexpr, RESIDUAL: tl.constexpr,
-    SOFT_CAP: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, OVERLAP: tl.constexpr,
+    rows, num_gates, eps,
+    WIDTH: tl.constexpr, NORM: tl.constexpr, GATE_BIAS: tl.constexpr, GLU: tl.constexpr,
+    RESIDUAL: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     if OVERLAP:
         gdc_launch_dependents()
     program, sequence = tl.program_id(0), tl.program_id(1).to(tl.int64)
     ks = tl.arange(0, BLOCK_K)
-    inside = ks < width
+    inside = ks < WIDTH
     dtype = x.dtype.element_ty
     gain = tl.zeros([BLOCK_K], dtype=tl.float32)
     if NORM:
         gain = tl.load(norm_weight + ks, mask=inside, other=0.0).to(tl.float32)
-    blocks = tl.cdiv(rows, BLOCK_N)
-    if program < blocks:
-        ns = program.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    if program >= num_gates:
+        ns = (program - num_gates).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
         there = (ns < rows)[:, None] & inside[None, :]
-        place = weight + ns[:, None] * width + ks[None, :]
+        place = weight + ns[:, None] * WIDTH + ks[None, :]
         w = tl.load(place, mask=there, other=0.0, eviction_policy="evict_first")
         if GLU:
             lower = tl.load(
-                place + rows.to(tl.int64) * width, mask=there, other=0.0, eviction_policy="evict_first"
+                place + rows.to(tl.int64) * WIDTH, mask=there, other=0.0, eviction_policy="evict_first"
             )
         if OVERLAP:
             gdc_wait()
-        row = tl.load(x + sequence * width + ks, mask=inside, other=0.0).to(tl.float32)
+        row = tl.load(x + sequence * WIDTH + ks, mask=inside, other=0.0).to(tl.float32)
         if NORM:
-            row = _normed(row, gain, width, eps, dtype)
+            row = _normed(row, gain, WIDTH, eps, dtype)
         result = tl.sum(w.to(tl.float32) * row[None, :], axis=1).to(dtype).to(tl.float32)
         if GLU:
             up = tl.sum(lower.to(tl.float32) * row[None, :], axis=1).to(dtype).to(tl.float32)
             result = ((result * tl.sigmoid(result)).to(dtype).to(tl.float32) * up).to(dtype).to(tl.float32)
-        if SOFT_CAP:
-            # tanh by the sigmoid, which every version of Triton has.
-            result = (cap * (2.0 * tl.sigmoid(2.0 * result / cap) - 1.0)).to(dtype).to(tl.float32)
         out = sequence * rows + ns
         if RESIDUAL:
             result += tl.load(residual + out, mask=ns < rows, other=0.0).to(tl.float32)
         tl.store(y + out, result.to(dtype), mask=ns < rows)
     else:
-        gate = program - blocks
-        v = tl.load(gate_weight + gate * width + ks, mask=inside, other=0.0).to(tl.float32)
+        gate = program
+        v = tl.load(gate_weight + gate * WIDTH + ks, mask=inside, other=0.0).to(tl.float32)
         bias = tl.load(gate_bias + gate).to(tl.float32) if GATE_BIAS else 0.0
         if OVERLAP:
             gdc_wait()
-        row = tl.load(x + sequence * width + ks, mask=inside, other=0.0).to(tl.float32)
+        row = tl.load(x + sequence * WIDTH + ks, mask=inside, other=0.0).to(tl.float32)
         if NORM:
-            row = _normed(row, gain, width, eps, dtype)
+            row = _normed(row, gain, WIDTH, eps, dtype)
         tl.store(gates + sequence * num_gates + gate, tl.sum(v * row, axis=0) + bias)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _add_norm_kernel(
-    x, change, norm_weight, gate_weight, gate_bias, total, normed, gates, width, eps,
-    CHANGE: tl.constexpr, GATES: tl.constexpr, GATE_BIAS: tl.constexpr, BLOCK_K: tl.constexpr,
-    OVERLAP: tl.constexpr,
+    x, change, norm_weight, gate_weight, gate_bias, total, normed, gates, rows, num_gates, eps,
+    WIDTH: tl.constexpr, CHANGE: tl.constexpr, GATES: tl.constexpr, GATE_BIAS: tl.constexpr,
+    TOKENS: tl.constexpr, BLOCK_K: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
+    """A program so many rows, one after the other. GATES is `num_gates`, rounded up to a power of two."""
     if OVERLAP:
         gdc_launch_dependents()
-    sequence = tl.program_id(0).to(tl.int64)
     ks = tl.arange(0, BLOCK_K)
-    inside = ks < width
+    inside = ks < WIDTH
     dtype = x.dtype.element_ty
-    gain = tl.load(norm_weight + ks, mask=inside, other=0.0).to(tl.float32)
+    gain = tl.load(norm_weight + ks, mask=inside, other=0.0)
+    if GATES:
+        gs = tl.arange(0, GATES)
+        wanted = (gs < num_gates)[:, None] & inside[None, :]
+        v = tl.load(gate_weight + gs[:, None] * WIDTH + ks[None, :], mask=wanted, other=0.0)
+        bias = tl.load(gate_bias + gs, mask=gs < num_gates, other=0.0) if GATE_BIAS else 0.0
     if OVERLAP:
         gdc_wait()
-    row = tl.load(x + sequence * width + ks, mask=inside, other=0.0).to(tl.float32)
-    if CHANGE:
-        row += tl.load(change + sequence * width + ks, mask=inside, other=0.0).to(tl.float32)
-        row = row.to(dtype).to(tl.float32)
-        tl.store(total + sequence * width + ks, row.to(dtype), mask=inside)
-    row = _normed(row, gain, width, eps, dtype)
-    tl.store(normed + sequence * width + ks, row.to(dtype), mask=inside)
-    for gate in tl.static_range(GATES):
-        v = tl.load(gate_weight + gate * width + ks, mask=inside, other=0.0).to(tl.float32)
-        value = tl.sum(v * row, axis=0)
-        if GATE_BIAS:
-            value += tl.load(gate_bias + gate).to(tl.float32)
-        tl.store(gates + sequence * GATES + gate, value)
+    for t in range(TOKENS):
+        token = tl.program_id(0).to(tl.int64) * TOKENS + t
+        there = inside & (token < rows)
+        place = token * WIDTH + ks
+        row = tl.load(x + place, mask=there, other=0.0).to(tl.float32)
+        if CHANGE:
+            row += tl.load(change + place, mask=there, other=0.0).to(tl.float32)
+            row = row.to(dtype).to(tl.float32)
+            tl.store(total + place, row.to(dtype), mask=there)
+        row = _normed(row, gain, WIDTH, eps, dtype)
+        tl.store(normed + place, row.to(dtype), mask=there)
+        if GATES:
+            value = tl.sum(v.to(tl.float32) * row[None, :], axis=1) + bias
+            tl.store(gates + token * num_gates + gs, value, mask=(gs < num_gates) & (token < rows))
 
 
 @triton.jit
@@ -223,20 +247,51 @@ def _swiglu_kernel(x, y, rows, BLOCK_N: tl.constexpr, OVERLAP: tl.constexpr):
 
 @triton.jit
 def _rotate_kernel(
-    x, cos, sin, y, x_sequence, x_head, heads, half, BLOCK_D: tl.constexpr, OVERLAP: tl.constexpr
-):
+    x, cos, sin, y, x_sequence, x_head, heads, half,
+    BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
     if OVERLAP:
         gdc_launch_dependents()
         gdc_wait()
-    sequence, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
+    sequence = tl.program_id(0).to(tl.int64)
+    hs = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)[:, None]
     ds = tl.arange(0, BLOCK_D)
-    there = ds < half
-    source = x + sequence * x_sequence + head * x_head + ds
-    target = y + (sequence * heads + head) * 2 * half + ds
+    in_d = ds < half
+    there = (hs < heads) & in_d[None, :]
+    source = x + sequence * x_sequence + hs * x_head + ds[None, :]
+    target = y + (sequence * heads + hs) * 2 * half + ds[None, :]
     one = tl.load(source, mask=there, other=0.0).to(tl.float32)
     two = tl.load(source + half, mask=there, other=0.0).to(tl.float32)
-    c = tl.load(cos + sequence * half + ds, mask=there, other=0.0)
-    s = tl.load(sin + sequence * half + ds, mask=there, other=0.0)
+    c = tl.load(cos + sequence * half + ds, mask=in_d, other=0.0)[None, :]
+    s = tl.load(sin + sequence * half + ds, mask=in_d, other=0.0)[None, :]
     dtype = y.dtype.element_ty
     tl.store(target, (one * c - two * s).to(dtype), mask=there)
     tl.store(target + half, (two * c + one * s).to(dtype), mask=there)
+
+
+@triton.jit
+def _read_out_kernel(
+    x, logits, tokens, width, cap, SOFT_CAP: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr
+):
+    """A program a sequence: each of its places keeps the best of what passes there, the first of equals."""
+    if OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
+    sequence = tl.program_id(0).to(tl.int64)
+    dtype = x.dtype.element_ty
+    best = tl.full([BLOCK], float("-inf"), dtype=tl.float32)
+    where = tl.zeros([BLOCK], dtype=tl.int32)
+    for start in range(0, width, BLOCK):
+        ns = start + tl.arange(0, BLOCK)
+        there = ns < width
+        value = tl.load(x + sequence * width + ns, mask=there, other=0.0).to(tl.float32)
+        if SOFT_CAP:
+            # tanh by the sigmoid, which every version of Triton has.
+            value = (cap * (2.0 * tl.sigmoid(2.0 * value / cap) - 1.0)).to(dtype).to(tl.float32)
+        tl.store(logits + sequence * width + ns, value, mask=there)
+        value = tl.where(there, value, float("-inf"))
+        where = tl.where(value > best, ns, where)
+        best = tl.maximum(best, value)
+    top = tl.max(best, axis=0)
+    first = tl.min(tl.where(best == top, where, width), axis=0)
+    tl.store(tokens + sequence, first.to(tl.int64))

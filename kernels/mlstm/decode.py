@@ -28,6 +28,7 @@ def mlstm_step(
     norm_weight: Tensor | None = None,
     norm_eps: float = 1e-6,
     ogate: Tensor | None = None,
+    arrivals: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """One step of the mLSTM cell (arXiv:2405.04517, eqs. 19 to 27): returns h (B, H, V), moves `state` on.
@@ -38,8 +39,10 @@ def mlstm_step(
     alone). h has the dtype of v.
 
     `norm_weight` (H V) adds LayerNorm over the V channels of a head (mean subtracted, no bias), `ogate` (B,
-    H, V) the product with its sigmoid, last. `backend` as in `kernels.backends`. No gradient: decoding
-    needs none.
+    H, V) the product with its sigmoid, last. `arrivals`, int32 zeros (B H) that are zeros again afterwards,
+    make the step a link in a chain of dependent launches (`kernels.mlstm.decode_triton` has the conditions);
+    for steps that run one after the other, never for two at once. `backend` as in `kernels.backends`. No
+    gradient: decoding needs none.
 
     Raises:
         ValueError: shapes, dtypes or strides that do not fit, by name.
@@ -48,8 +51,27 @@ def mlstm_step(
         raise ValueError(f'input_gate = {input_gate!r}: must be "exp" or "sigmoid"')
     C, n, m = state
     _check(q, k, v, i, f, C, n, m, norm_weight, ogate)
+    if arrivals is not None and (arrivals.dtype != torch.int32 or arrivals.numel() != m.numel()):
+        raise ValueError(
+            f"arrivals is {arrivals.dtype} {tuple(arrivals.shape)}: must be int32 ({m.numel()},)"
+        )
     return _step(
-        q, k, v, i, f, C, n, m, norm_weight, ogate, eps, gate_soft_cap, input_gate, norm_eps, backend
+        q,
+        k,
+        v,
+        i,
+        f,
+        C,
+        n,
+        m,
+        norm_weight,
+        ogate,
+        eps,
+        gate_soft_cap,
+        input_gate,
+        norm_eps,
+        backend,
+        arrivals,
     )
 
 
@@ -65,7 +87,7 @@ class StepOptions:
     ogate: Tensor | None
 
 
-@torch.library.custom_op("isoflop::mlstm_step", mutates_args=("C", "n", "m"))
+@torch.library.custom_op("isoflop::mlstm_step", mutates_args=("C", "n", "m", "arrivals"))
 def _step(
     q: Tensor,
     k: Tensor,
@@ -82,6 +104,7 @@ def _step(
     input_gate: str,
     norm_eps: float,
     backend: str | None,
+    arrivals: Tensor | None = None,
 ) -> Tensor:
     options = StepOptions(
         eps=eps,
@@ -91,8 +114,9 @@ def _step(
         norm_eps=norm_eps,
         ogate=ogate,
     )
-    run = _reference if choose_backend(backend, q.device) == "reference" else _triton
-    return run(q, k, v, i, f, (C, n, m), options)
+    if choose_backend(backend, q.device) == "reference":
+        return _reference(q, k, v, i, f, (C, n, m), options)
+    return _triton(q, k, v, i, f, (C, n, m), options, arrivals)
 
 
 @_step.register_fake
@@ -119,7 +143,14 @@ def _reference(
 
 
 def _triton(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: State, options: StepOptions
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    i: Tensor,
+    f: Tensor,
+    state: State,
+    options: StepOptions,
+    arrivals: Tensor | None,
 ) -> Tensor:
     from kernels.mlstm.decode_triton import launch_step
 
@@ -133,7 +164,7 @@ def _triton(
     )
     with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
         q, k, v = _last_contiguous(q), _last_contiguous(k), _last_contiguous(v)
-        return launch_step(q, k, v, i, f, state, options)
+        return launch_step(q, k, v, i, f, state, options, arrivals)
 
 
 def _last_contiguous(x: Tensor) -> Tensor:

@@ -1,11 +1,26 @@
 # mypy: disable-error-code="no-untyped-def"
-"""The decode step on a GPU: two kernels, three with the norm, that overlap.
+"""The decode step on a GPU: one kernel, bound by reading and writing C once.
 
-The step is bound by reading and writing C once. What it computes per head (gates, m, n, the normaliser)
-comes first in a tiny kernel: every program that owns a slice of V needs it, and n and m change in place, so
-a program that read them late would read the new ones. The kernel for C is a programmatic dependent launch:
-it requests its slice of C while the tiny kernel still runs, and waits for that one's four numbers only when
-C has arrived. LayerNorm over V joins the slices of a head; it is a third kernel, launched the same way.
+A program owns a slice of V of a head, and all of K: it needs no other program for its part of h and of C.
+What a head has once - gates, m, n, the normaliser - every program computes for itself, from a few KiB. The
+new n and m may be written only when no program reads the old ones any more, and LayerNorm over V needs all
+slices: both are done by the program of a head that arrives last. Programs count in `arrivals`: a program's h
+is written before it counts (a barrier, then an atomic that releases and acquires), so the last one sees every
+slice; it puts the count back to zero. Which one it is changes nothing in what is computed.
+
+**Dependent launches.** With `arrivals` from the caller the kernel is a programmatic dependent launch, a link
+in a chain as that of `kernels.linear`: it begins while the kernel before still runs, and requests C, most of
+what it reads, before it waits for that one. A chain is sound because
+
+1. every program of every kernel in it waits (`gdc_wait`) before it reads what another kernel of the chain
+   wrote, and before it writes anything. A wait ends when the kernel before has ended and what it wrote is
+   visible; that one could end only when its own wait had: so a wait stands for all kernels before;
+2. what a kernel reads before its wait was written by no kernel of the chain: weights; and C, as long as
+   between two steps on one state there is a kernel that is no dependent launch. Such a kernel starts when all
+   before have ended, and nothing after it gets past its own wait, or starts at all, before it ended: it
+   begins a new chain. In a model's step that is the lookup of the embeddings.
+
+Without `arrivals` it is an ordinary launch, which needs no promise.
 """
 
 from typing import TYPE_CHECKING
@@ -22,9 +37,6 @@ from kernels.mlstm.reference import State
 if TYPE_CHECKING:
     from kernels.mlstm.decode import StepOptions
 
-TERMS = 4
-"""Numbers a head that the second kernel needs: forget, write, read, direct (see `_gates_kernel`)."""
-
 ELEMENTS = 16384
 """Of C a program: 128 a thread, the most that registers hold."""
 
@@ -33,7 +45,14 @@ MANY, FEW = 2048, 256
 
 
 def launch_step(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: State, options: "StepOptions"
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    i: Tensor,
+    f: Tensor,
+    state: State,
+    options: "StepOptions",
+    arrivals: Tensor | None,
 ) -> Tensor:
     """Arguments as `mlstm_step`, checked; state and last dimensions contiguous."""
     C, n, m = state
@@ -42,34 +61,24 @@ def launch_step(
     h = torch.empty(batch, heads, value_width, dtype=v.dtype, device=v.device)
     if h.numel() == 0:
         return h
-    block_k = _block(width)
     block_v, warps = tile(rows, width, value_width, C.element_size())
-    terms = torch.empty(rows, TERMS, dtype=torch.float32, device=v.device)
-    overlap = overlaps(v.device)
-    dependent = {"OVERLAP": True, "launch_pdl": True} if overlap else {"OVERLAP": False}
-    _gates_kernel[(rows,)](
-        q, k, i, f, n, m, terms,
-        *q.stride()[:2], *k.stride()[:2], *i.stride(), *f.stride(),
-        heads, width, width**-0.5, options.eps, options.gate_soft_cap or 1.0,
-        SOFT_CAP=options.gate_soft_cap is not None, SIGMOID_INPUT=options.input_gate == "sigmoid",
-        BLOCK_K=block_k, OVERLAP=overlap, num_warps=1,
-    )  # fmt: skip
-    normed = options.norm_weight is not None
+    overlap = arrivals is not None and overlaps(v.device)
+    if arrivals is None:
+        arrivals = torch.zeros(rows, dtype=torch.int32, device=v.device)
+    normed, gated = options.norm_weight is not None, options.ogate is not None
+    gate = v if options.ogate is None else options.ogate
     raw = torch.empty(h.shape, dtype=torch.float32, device=h.device) if normed else h
-    gated, gate = options.ogate is not None, v if options.ogate is None else options.ogate
-    _state_kernel[(rows * triton.cdiv(value_width, block_v),)](
-        q, k, v, gate, C, terms, raw,
-        *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *gate.stride()[:2],
-        heads, WIDTH=width, VALUE_WIDTH=value_width, OUTPUT_GATE=gated and not normed,
-        BLOCK_K=block_k, BLOCK_V=block_v,
-        num_warps=warps, **dependent,
+    _step_kernel[(rows * triton.cdiv(value_width, block_v),)](
+        q, k, v, i, f, gate, v if options.norm_weight is None else options.norm_weight,
+        C, n, m, raw, h, arrivals,
+        *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *i.stride(), *f.stride(), *gate.stride()[:2],
+        heads, width**-0.5, options.eps, options.gate_soft_cap or 1.0, options.norm_eps,
+        WIDTH=width, VALUE_WIDTH=value_width,
+        SOFT_CAP=options.gate_soft_cap is not None, SIGMOID_INPUT=options.input_gate == "sigmoid",
+        NORM=normed, OUTPUT_GATE=gated,
+        BLOCK_K=_block(width), BLOCK_V=block_v, BLOCK_H=_block(value_width),
+        num_warps=warps, **({"OVERLAP": True, "launch_pdl": True} if overlap else {"OVERLAP": False}),
     )  # fmt: skip
-    if normed:
-        block = _block(value_width)
-        _norm_kernel[(rows,)](
-            raw, options.norm_weight, gate, h, *gate.stride()[:2], heads, value_width, options.norm_eps,
-            OUTPUT_GATE=gated, BLOCK_V=block, num_warps=4 if block > 128 else 1, **dependent,
-        )  # fmt: skip
     return h
 
 
@@ -117,62 +126,20 @@ def _log_sigmoid(x):
 
 
 @triton.jit
-def _gates_kernel(
-    q, k, i, f, n, m, terms,
-    q_batch, q_head, k_batch, k_head, i_batch, i_head, f_batch, f_head,
-    heads, width, scale, eps, cap,
-    SOFT_CAP: tl.constexpr, SIGMOID_INPUT: tl.constexpr, BLOCK_K: tl.constexpr, OVERLAP: tl.constexpr,
+def _step_kernel(
+    q, k, v, i, f, ogate, weight, C, n, m, raw, h, arrivals,
+    q_batch, q_head, k_batch, k_head, v_batch, v_head, i_batch, i_head, f_batch, f_head, o_batch, o_head,
+    heads, scale, eps, cap, norm_eps,
+    WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, SOFT_CAP: tl.constexpr, SIGMOID_INPUT: tl.constexpr,
+    NORM: tl.constexpr, OUTPUT_GATE: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_H: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """A program a head: n and m to the next step, and what h = read q^T C + direct v and the next
-    C = forget C + write k v^T need.
-
-    One warp: m is read by all threads and written by one.
-    """
-    if OVERLAP:
-        gdc_launch_dependents()
-    row = tl.program_id(0).to(tl.int64)
-    b, head = row // heads, row % heads
-    ks = tl.arange(0, BLOCK_K)
-    inside = ks < width
-    queries = tl.load(q + b * q_batch + head * q_head + ks, mask=inside, other=0.0).to(tl.float32) * scale
-    keys = tl.load(k + b * k_batch + head * k_head + ks, mask=inside, other=0.0).to(tl.float32)
-    norm_state = tl.load(n + row * width + ks, mask=inside, other=0.0)
-    log_i = tl.load(i + b * i_batch + head * i_head).to(tl.float32)
-    log_f = tl.load(f + b * f_batch + head * f_head).to(tl.float32)
-    m_old = tl.load(m + row)
-    if SOFT_CAP:
-        log_i = _soft_cap(log_i, cap)
-        log_f = _soft_cap(log_f, cap)
-    if SIGMOID_INPUT:
-        log_i = _log_sigmoid(log_i)
-    log_f = _log_sigmoid(log_f)
-
-    m_new = tl.maximum(log_f + m_old, log_i)
-    forget = tl.exp(log_f + m_old - m_new)
-    write = tl.exp(log_i - m_new)
-    norm_state = forget * norm_state + write * keys
-    norm = tl.maximum(tl.abs(tl.sum(queries * norm_state)), tl.exp(-m_new)) + eps
-    direct = write * tl.sum(queries * keys) / norm
-
-    tl.store(n + row * width + ks, norm_state, mask=inside)
-    tl.store(m + row, m_new)
-    tl.store(terms + row * 4 + 0, forget)
-    tl.store(terms + row * 4 + 1, write)
-    tl.store(terms + row * 4 + 2, forget * scale / norm)
-    tl.store(terms + row * 4 + 3, direct)
-
-
-@triton.jit
-def _state_kernel(
-    q, k, v, ogate, C, terms, h,
-    q_batch, q_head, k_batch, k_head, v_batch, v_head, o_batch, o_head, heads,
-    WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, OUTPUT_GATE: tl.constexpr,
-    BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr, OVERLAP: tl.constexpr,
-):  # fmt: skip
-    """A program a slice of V of a head: all of K, so h needs no other program.
+    """h = read q^T C + direct v and the next C = forget C + write k v^T, for one slice of V of one head.
 
     The widths are constants: the rows of a slice are then one address and immediate offsets.
     """
+    if OVERLAP:
+        gdc_launch_dependents()
     SLICES: tl.constexpr = (VALUE_WIDTH + BLOCK_V - 1) // BLOCK_V
     row = (tl.program_id(0) // SLICES).to(tl.int64)
     b, head = row // heads, row % heads
@@ -181,49 +148,72 @@ def _state_kernel(
     in_k, in_v = ks < WIDTH, vs < VALUE_WIDTH
     inside = in_k[:, None] & in_v[None, :]
     block = C + row * (WIDTH * VALUE_WIDTH) + (ks[:, None] * VALUE_WIDTH + vs[None, :])
+    state = tl.load(block, mask=inside, other=0.0, eviction_policy="evict_first")
+    if OVERLAP:
+        gdc_wait()
     queries = tl.load(q + b * q_batch + head * q_head + ks, mask=in_k, other=0.0)
     keys = tl.load(k + b * k_batch + head * k_head + ks, mask=in_k, other=0.0)
     values = tl.load(v + b * v_batch + head * v_head + vs, mask=in_v, other=0.0)
-    if OUTPUT_GATE:
-        gate = tl.load(ogate + b * o_batch + head * o_head + vs, mask=in_v, other=0.0)
-    state = tl.load(block, mask=inside, other=0.0, eviction_policy="evict_first")
+    norm_state = tl.load(n + row * WIDTH + ks, mask=in_k, other=0.0)
+    log_i = tl.load(i + b * i_batch + head * i_head)
+    log_f = tl.load(f + b * f_batch + head * f_head)
+    m_old = tl.load(m + row)
     # Every load is on its way before a value is touched: a conversion in between would wait for its own.
     queries, keys, values = queries.to(tl.float32), keys.to(tl.float32), values.to(tl.float32)
-    state = state.to(tl.float32)
-    if OVERLAP:
-        gdc_wait()
-        gdc_launch_dependents()
-    forget = tl.load(terms + row * 4 + 0)
-    write = tl.load(terms + row * 4 + 1)
-    read = tl.load(terms + row * 4 + 2)
-    direct = tl.load(terms + row * 4 + 3)
+    log_i, log_f, state = log_i.to(tl.float32), log_f.to(tl.float32), state.to(tl.float32)
+
+    if SOFT_CAP:
+        log_i = _soft_cap(log_i, cap)
+        log_f = _soft_cap(log_f, cap)
+    if SIGMOID_INPUT:
+        log_i = _log_sigmoid(log_i)
+    log_f = _log_sigmoid(log_f)
+    m_new = tl.maximum(log_f + m_old, log_i)
+    forget = tl.exp(log_f + m_old - m_new)
+    write = tl.exp(log_i - m_new)
+    norm_state = forget * norm_state + write * keys
+    norm = tl.maximum(tl.abs(scale * tl.sum(queries * norm_state)), tl.exp(-m_new)) + eps
+    read = forget * scale / norm
+    direct = write * scale * tl.sum(queries * keys) / norm
 
     out = read * tl.sum(queries[:, None] * state, axis=0) + direct * values
+    if NORM:
+        tl.store(raw + row * VALUE_WIDTH + vs, out, mask=in_v)
+    else:
+        if OUTPUT_GATE:
+            gate = tl.load(ogate + b * o_batch + head * o_head + vs, mask=in_v, other=0.0)
+            out *= tl.sigmoid(gate.to(tl.float32))
+        tl.store(h + row * VALUE_WIDTH + vs, out.to(h.dtype.element_ty), mask=in_v)
+    tl.debug_barrier()
+    before = tl.atomic_add(arrivals + row, 1, sem="acq_rel")
     state = forget * state + (write * keys)[:, None] * values[None, :]
     tl.store(block, state.to(C.dtype.element_ty), mask=inside, eviction_policy="evict_first")
-    if OUTPUT_GATE:
-        out *= tl.sigmoid(gate.to(tl.float32))
-    tl.store(h + row * VALUE_WIDTH + vs, out.to(h.dtype.element_ty), mask=in_v)
+    if before == SLICES - 1:
+        tl.store(arrivals + row, 0)
+        tl.store(n + row * WIDTH + ks, norm_state, mask=in_k)
+        tl.store(m + row, m_new)
+        if NORM:
+            _norm_head(
+                raw + row * VALUE_WIDTH, weight + head * VALUE_WIDTH, ogate + b * o_batch + head * o_head,
+                h + row * VALUE_WIDTH, norm_eps, VALUE_WIDTH, OUTPUT_GATE, BLOCK_H,
+            )  # fmt: skip
 
 
 @triton.jit
-def _norm_kernel(
-    raw, weight, ogate, h, o_batch, o_head, heads, value_width, eps,
-    OUTPUT_GATE: tl.constexpr, BLOCK_V: tl.constexpr, OVERLAP: tl.constexpr,
-):  # fmt: skip
-    """A program a head: LayerNorm over V, times the weight, times the output gate."""
-    row = tl.program_id(0).to(tl.int64)
-    b, head = row // heads, row % heads
-    vs = tl.arange(0, BLOCK_V)
-    inside = vs < value_width
-    gain = tl.load(weight + head * value_width + vs, mask=inside, other=0.0).to(tl.float32)
+def _norm_head(
+    raw, weight, ogate, h, eps, VALUE_WIDTH: tl.constexpr, OUTPUT_GATE: tl.constexpr, BLOCK_H: tl.constexpr
+):
+    """LayerNorm over V, times the weight, times the output gate. Other programs wrote `raw`: not from L1."""
+    vs = tl.arange(0, BLOCK_H)
+    inside = vs < VALUE_WIDTH
+    x = tl.load(raw + vs, mask=inside, other=0.0, cache_modifier=".cg")
+    gain = tl.load(weight + vs, mask=inside, other=0.0)
     if OUTPUT_GATE:
-        gate = tl.load(ogate + b * o_batch + head * o_head + vs, mask=inside, other=0.0).to(tl.float32)
-        gain *= tl.sigmoid(gate)
-    if OVERLAP:
-        gdc_wait()
-    x = tl.load(raw + row * value_width + vs, mask=inside, other=0.0)
-    x = tl.where(inside, x - tl.sum(x) / value_width, 0.0)
-    x *= tl.rsqrt(tl.sum(x * x) / value_width + eps)
+        gate = tl.load(ogate + vs, mask=inside, other=0.0)
+    gain = gain.to(tl.float32)
+    if OUTPUT_GATE:
+        gain *= tl.sigmoid(gate.to(tl.float32))
+    x = tl.where(inside, x - tl.sum(x) / VALUE_WIDTH, 0.0)
+    x *= tl.rsqrt(tl.sum(x * x) / VALUE_WIDTH + eps)
     dtype = h.dtype.element_ty
-    tl.store(h + row * value_width + vs, (x.to(dtype).to(tl.float32) * gain).to(dtype), mask=inside)
+    tl.store(h + vs, (x.to(dtype).to(tl.float32) * gain).to(dtype), mask=inside)

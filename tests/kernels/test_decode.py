@@ -189,6 +189,22 @@ def test_nothing_outside_the_state_is_written() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_link_in_a_chain_leaves_its_counts_at_zero(oracle: ModuleType, backend: str) -> None:
+    """Slices of V that several programs own, two steps: the counts serve the second as they are."""
+    inputs, state = random_step((2, 3, 20, 200))
+    moved, ours = to_device(inputs, state, torch.float32, torch.float32)
+    arrivals = torch.zeros(6, dtype=torch.int32, device=DEVICE)
+    for _ in range(2):
+        h, state = expected_step(oracle, inputs, state, None, "exp")
+        assert_close(mlstm_step(*moved, ours, arrivals=arrivals, backend=backend), h, 1e-5)
+        assert not arrivals.any()
+        for part, expected in zip(ours, state, strict=True):
+            assert_close(part, expected, 1e-5)
+    with pytest.raises(ValueError, match=r"arrivals is torch\.int32 \(5,\): must be int32 \(6,\)"):
+        mlstm_step(*moved, ours, arrivals=arrivals[:5], backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_opcheck(backend: str) -> None:
     inputs, state = random_step((1, 2, 16, 16))
     moved, ours = to_device(inputs, state, torch.float32, torch.float32)

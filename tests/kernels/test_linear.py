@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.linear import add_norm, rotate_pairs, skinny_linear, swiglu
+from kernels.linear import add_norm, read_out, rotate_pairs, skinny_linear, skinny_triton, swiglu
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BACKENDS = ["reference", "triton"]
@@ -33,11 +33,10 @@ def assert_close(actual: Tensor, wanted: Tensor, tolerance: float = 1e-5) -> Non
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
-    ("norm", "glu", "residual", "cap"),
-    [*itertools.product([False, True], [False, True], [False, True], [None, 2.0])],
+    ("norm", "glu", "residual"), [*itertools.product([False, True], [False, True], [False, True])]
 )
 def test_a_map_is_what_stands_around_it_in_float64(
-    backend: str, shape: tuple[int, int, int], norm: bool, glu: bool, residual: bool, cap: float | None
+    backend: str, shape: tuple[int, int, int], norm: bool, glu: bool, residual: bool
 ) -> None:
     B, K, N = shape
     x, weight = normal(B, K), normal(N * (1 + glu), K, seed=1) / K**0.5
@@ -45,8 +44,6 @@ def test_a_map_is_what_stands_around_it_in_float64(
     wanted = F.linear(rms_norm(x, gain) if norm else x, weight)
     if glu:
         wanted = F.silu(wanted[:, :N]) * wanted[:, N:]
-    if cap is not None:
-        wanted = cap * torch.tanh(wanted / cap)
     if residual:
         wanted = wanted + kept
     found, gates = skinny_linear(
@@ -55,7 +52,6 @@ def test_a_map_is_what_stands_around_it_in_float64(
         norm_weight=gain.float() if norm else None,
         glu=glu,
         residual=kept.float() if residual else None,
-        soft_cap=cap,
         backend=backend,
     )
     assert gates is None
@@ -100,8 +96,12 @@ def test_bfloat16_rounds_where_the_layers_round(glu: bool) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("change", [False, True])
-def test_add_norm(backend: str, change: bool) -> None:
-    x, delta, gain = normal(3, 100), normal(3, 100, seed=1), normal(100, seed=2) + 2
+@pytest.mark.parametrize("several", [1024, 4])
+def test_add_norm(monkeypatch: pytest.MonkeyPatch, backend: str, change: bool, several: int) -> None:
+    """A row a program, and several rows, the last program of which has fewer."""
+    rows = 19
+    monkeypatch.setattr(skinny_triton, "SEVERAL", several)
+    x, delta, gain = normal(rows, 100), normal(rows, 100, seed=1), normal(100, seed=2) + 2
     weight, bias = normal(5, 100, seed=3), normal(5, seed=4)
     total, normed, gates = add_norm(
         x.float(),
@@ -136,6 +136,21 @@ def test_rotation_takes_a_slice_of_a_wider_tensor(backend: str) -> None:
     found = rotate_pairs(part, angle.cos().float(), angle.sin().float(), backend)
     assert found.is_contiguous()
     assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("cap", [None, 2.0])
+@pytest.mark.parametrize("width", [61, 4096, 5001])
+def test_read_out(backend: str, cap: float | None, width: int) -> None:
+    """The likeliest token, the first of equals, wherever it stands."""
+    x = normal(4, width)
+    for row, places in enumerate([(0, 5), (width - 1,), (width // 2, width - 2), (17, 18, 19)]):
+        x[row, list(places)] = 9.0
+    logits = torch.empty(4, width, device=DEVICE)
+    tokens = torch.empty(4, dtype=torch.int64, device=DEVICE)
+    read_out(x.float(), cap, logits, tokens, backend)
+    assert_close(logits, x if cap is None else cap * torch.tanh(x / cap))
+    assert tokens.tolist() == [0, width - 1, width // 2, 17]
 
 
 @pytest.mark.parametrize(

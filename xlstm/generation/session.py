@@ -9,7 +9,7 @@ from torch import Tensor
 from xlstm.config import TransformerConfig
 from xlstm.generation.graphs import StepGraph
 from xlstm.generation.memory import footprint, refuse_what_does_not_fit
-from xlstm.generation.packed import packed_step
+from xlstm.generation.packed import PackedModel, can_pack
 from xlstm.generation.prompts import PromptError, Prompts, pieces, read_prompts
 from xlstm.models import LanguageModel
 
@@ -70,8 +70,8 @@ class Session:
         dtype = torch.promote_types(model.lm_head.weight.dtype, torch.float32)
         self.tokens = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
         self.logits = torch.zeros(batch_size, model.config.vocab_size, dtype=dtype, device=self.device)
-        can_pack = self.device.type == "cuda" and dtype == torch.float32
-        self._step = (packed_step(model, batch_size) if can_pack else None) or model.step
+        packs = self.device.type == "cuda" and dtype == torch.float32 and can_pack(model)
+        self._packed = PackedModel(model, batch_size) if packs else None
         self._graphed = self.device.type == "cuda" if cuda_graph is None else cuda_graph
         self._graph: StepGraph | None = None
         self._capture()
@@ -98,9 +98,11 @@ class Session:
         self._make_room(max(ends), max(len(row) for row in rows))
         longest = max(1, self.prefill_tokens // self.batch_size)
         for tokens, layout in pieces(rows, self._lengths, longest):
-            logits = self.model.prefill(tokens, self.state, layout)
-            rows_done = slice(None) if layout.rows is None else layout.rows
-            self.logits[rows_done] = logits.to(self.logits.dtype)
+            if self._packed is None:
+                logits = self.model.prefill(tokens, self.state, layout).to(self.logits.dtype)
+            else:
+                logits = self._packed.prefill(tokens, self.state, layout)
+            self.logits[slice(None) if layout.rows is None else layout.rows] = logits
         self._set_lengths(ends)
         self.tokens.copy_(self.logits.argmax(-1))
         return self.logits
@@ -142,7 +144,10 @@ class Session:
         self._lengths = [0] * self.batch_size
 
     def _forward(self) -> None:
-        self.logits.copy_(self._step(self.tokens, self.state))
+        if self._packed is not None:
+            self._packed.step(self.tokens, self.state, self.logits)
+            return
+        self.logits.copy_(self.model.step(self.tokens, self.state))
         self.tokens.copy_(self.logits.argmax(-1))
 
     def _set_lengths(self, lengths: Sequence[int]) -> None:

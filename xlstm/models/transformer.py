@@ -68,12 +68,16 @@ class Attention(nn.Module):
         return self._join(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)), (k, v)
 
     def prefill(self, x: Tensor, positions: Rotation, cache: BlockState, layout: Layout) -> Tensor:
-        """Attend to the cache and the tokens x of `layout`, whose keys and values join the cache.
+        """Attend to the cache and the tokens x of `layout`, whose keys and values join the cache."""
+        h = self.attend(*self._heads(x, positions), cache, layout)
+        return self._join(h)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, cache: BlockState, layout: Layout) -> Tensor:
+        """Of q, k, v (R, H, S, D), rotated, to h of that shape; k and v join the cache.
 
         Short sequences are padded behind, where no other token looks; the padding is not cached.
         """
-        joined = self._heads(x, positions)
-        q, k, v = (layout.pad(part.transpose(1, 2)).transpose(1, 2) for part in joined)
+        q, k, v = (layout.pad(part.transpose(1, 2)).transpose(1, 2) for part in (q, k, v))
         for part, new in zip(cache, (k, v), strict=True):
             _append(part, new, layout)
         if layout.fresh:
@@ -86,7 +90,7 @@ class Attention(nn.Module):
                 length, end = layout.lengths[j], layout.starts[j] + layout.lengths[j]
                 seen = _seen(tuple(part[row : row + 1] for part in cache), end)
                 h[j : j + 1, :, :length] = _attend_to_all_before(q[j : j + 1, :, :length], *seen)
-        return self._join(layout.unpad(h.transpose(1, 2)).transpose(1, 2))
+        return layout.unpad(h.transpose(1, 2)).transpose(1, 2)
 
     def step(self, x: Tensor, positions: Rotation, cache: BlockState, lengths: Tensor) -> Tensor:
         """One token of every sequence, x (B, d); the cache, of `lengths` tokens, grows in place."""
