@@ -143,10 +143,14 @@ def _write(result: dict[str, Any], options: argparse.Namespace) -> None:
 
 def _work(options: argparse.Namespace, jobs: list[Job]) -> None:
     from benchmarks import inference_worker
+    from kernels.linear.skinny import MOST_VECTORS
+    from xlstm.generation import packed_blocks
 
     if options.worker == LIMITS:
         inference_worker.limits(options.device, "bf16" if options.device == "cuda" else "fp32")
     else:
+        if options.own_products:
+            packed_blocks.OWN_PRODUCTS = range(3, MOST_VECTORS + 1)
         job = replace(jobs[options.worker], graph=not options.eager)
         inference_worker.main(job, profile=options.profile)
 
@@ -162,6 +166,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--smoke", action="store_true", help="tiny models on a CPU: does everything run?")
     parser.add_argument("--profile", action="store_true", help="after each row, its kernels by their time")
+    parser.add_argument(
+        "--own-products", action="store_true", help="of batches, in the place of the library's"
+    )
     parser.add_argument("--json")
     parser.add_argument("--markdown")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)

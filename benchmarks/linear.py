@@ -1,15 +1,16 @@
 """The maps of a decode step on a GPU: bytes of weights a second, ours and the library's, by shape and tile.
 
-    python -m benchmarks.linear --json linear.json
+    python -m benchmarks.linear --json linear.json [--batches 1 64]
 
-One sequence, bfloat16, the four maps of an mLSTM block and the head, replayed from a CUDA graph over copies
-that together do not fit the chip's cache. Tiles other than the default are tried beside it.
+bfloat16, the four maps of an mLSTM block and the head, replayed from a CUDA graph over copies that together
+do not fit the chip's cache. Of one sequence with the norm before and SwiGLU after, of a batch with SwiGLU.
+Tiles other than the default are tried beside it.
 """
 
 import argparse
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.linear import skinny_linear, skinny_triton
+from kernels.linear import batch_linear, batch_triton, skinny_linear, skinny_triton, swiglu
 from xlstm.generation.graphs import StepGraph
 from xlstm.timing.measure import device_limits, device_name, seconds
 
@@ -32,26 +33,30 @@ SHAPES = {
 """Width in, width out, a norm before, SwiGLU after."""
 TILES = ((4096, 4), (8192, 4), (8192, 8), (16384, 8))
 """Elements of the weight a program, and its warps; the second is the default."""
+BATCH_TILES = ((64, 64, 4, 256), (64, 128, 3, 256), (64, 64, 6, 132), (128, 64, 4, 256), (32, 128, 4, 512))
+"""Rows and columns of a tile, stages, programs wanted; the first is the default."""
 OUT_OF_CACHE = 400e6
-REPEATS = 5
+REPEATS, REPLAYS = 3, 5
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--json")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 64])
     options = parser.parse_args()
     device = torch.device("cuda")
     copied = device_limits(device, torch.bfloat16)["copy_bytes_per_s"]
     print(f"{device_name(device)}, copies {copied / 1e12:.2f} TB/s\n")
-    print("| map | with | microseconds | TB/s | of the copy bandwidth |\n| --- | --- | --- | --- | --- |")
+    print("| map | B | with | microseconds | TB/s | of the copy bandwidth |\n" + 6 * "| --- " + "|")
     rows: list[dict[str, Any]] = []
     with torch.inference_mode():
-        for name in SHAPES:
-            for row in measure(name, device):
+        for name, batch in ((name, batch) for batch in options.batches for name in SHAPES):
+            for row in measure(name, batch, device):
                 row["share"] = row["bytes_per_s"] / copied
                 rows.append(row)
                 print(
-                    f"| {name} | {row['with']} | {1e6 * row['seconds']:.2f} | {row['bytes_per_s'] / 1e12:.2f}"
+                    f"| {name} | {batch} | {row['with']}"
+                    f" | {1e6 * row['seconds']:.2f} | {row['bytes_per_s'] / 1e12:.2f}"
                     f" | {100 * row['share']:.1f} % |",
                     flush=True,
                 )
@@ -59,41 +64,56 @@ def main() -> None:
                     Path(options.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
-def measure(name: str, device: torch.device) -> list[dict[str, Any]]:
+def measure(name: str, batch: int, device: torch.device) -> Iterator[dict[str, Any]]:
     """The library's product, and ours with every tile."""
     width, rows, norm, glu = SHAPES[name]
     made = rows * (2 if glu else 1) * width * 2
     copies = max(2, math.ceil(OUT_OF_CACHE / made))
     weights = [torch.randn(rows * (2 if glu else 1), width, device=device).bfloat16() for _ in range(copies)]
-    x = torch.randn(1, width, device=device).bfloat16()
+    x = torch.randn(batch, width, device=device).bfloat16()
     gain = torch.ones(width, device=device).bfloat16() if norm else None
-    found = [_timed(name, "library, map alone", made, weights, lambda w: F.linear(x, w), device)]
-    default = skinny_triton.ELEMENTS, skinny_triton.WARPS
-    for tile in TILES:
-        skinny_triton.ELEMENTS, skinny_triton.WARPS = tile
-        said = f"ours, {tile[0]} elements, {tile[1]} warps"
-        ours = lambda w: skinny_linear(x, w, norm_weight=gain, glu=glu)[0]  # noqa: E731
-        found.append(_timed(name, said, made, weights, ours, device))
-    skinny_triton.ELEMENTS, skinny_triton.WARPS = default
-    return found
+    arrivals = torch.zeros(rows, dtype=torch.int32, device=device)
+
+    def timed(said: str, run: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        each = _seconds(run, weights, device)
+        return {"map": name, "batch": batch, "with": said, "seconds": each, "bytes_per_s": made / each}
+
+    if batch == 1:
+        yield timed("library, map alone", lambda w: F.linear(x, w))
+        default = skinny_triton.ELEMENTS, skinny_triton.WARPS
+        for tile in TILES:
+            skinny_triton.ELEMENTS, skinny_triton.WARPS = tile
+            said = f"ours, {tile[0]} elements, {tile[1]} warps"
+            yield timed(said, lambda w: skinny_linear(x, w, norm_weight=gain, glu=glu)[0])
+        skinny_triton.ELEMENTS, skinny_triton.WARPS = default
+        return
+    yield timed("library", lambda w: swiglu(F.linear(x, w)) if glu else F.linear(x, w))
+    names = ("BLOCK_N", "BLOCK_K", "STAGES", "PROGRAMS")
+    before = {one: getattr(batch_triton, one) for one in names}
+    for shape in BATCH_TILES:
+        for one, value in zip(names, shape, strict=True):
+            setattr(batch_triton, one, value)
+        said = f"ours, {shape[0]} x {shape[1]}, {shape[2]} stages, {shape[3]} programs"
+        yield timed(said, lambda w: batch_linear(x, w, arrivals, glu=glu))
+    for one, value in before.items():
+        setattr(batch_triton, one, value)
 
 
-def _timed(
-    name: str,
-    said: str,
-    made: int,
-    weights: list[Tensor],
-    run: Callable[[Tensor], Tensor],
-    device: torch.device,
-) -> dict[str, Any]:
+def _seconds(run: Callable[[Tensor], Tensor], weights: list[Tensor], device: torch.device) -> float:
+    """Of one map."""
+
     def all_of_them() -> None:
         for weight in weights:
             run(weight)
 
     graph = StepGraph(all_of_them, device)
-    graph.replay()
-    each = min(seconds(graph.replay, device) for _ in range(REPEATS)) / len(weights)
-    return {"map": name, "with": said, "seconds": each, "bytes_per_s": made / each}
+
+    def replays() -> None:
+        for _ in range(REPLAYS):
+            graph.replay()
+
+    replays()
+    return min(seconds(replays, device) for _ in range(REPEATS)) / (REPLAYS * len(weights))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,18 @@
 One query a head gives a program nothing to share, so the cache is cut along its length: each program keeps
 the running softmax of its part, and a second kernel joins the parts. How far the cache reaches is read on the
 device: the launch is the same at every length, as a CUDA graph needs.
+
+Both kernels are dependent launches (`kernels.mlstm.decode_triton`) that wait before they read anything: what
+they gain is their start, and that the map after them can request its weights meanwhile.
 """
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from kernels.mlstm.decode_triton import overlaps
 
 PROGRAMS = 1024
 """Wanted: several for each of the 132 multiprocessors of an H100, whose loads hide each other's latency."""
@@ -30,13 +36,14 @@ def launch_step(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, l
     sums = torch.empty(rows, splits, width, dtype=torch.float32, device=q.device)
     terms = torch.empty(rows, splits, 2, dtype=torch.float32, device=q.device)
     block_d = max(16, triton.next_power_of_2(width))
+    overlap = {"OVERLAP": True, "launch_pdl": True} if overlaps(q.device) else {"OVERLAP": False}
     _part_kernel[(rows, splits)](
         q, k, v, keys, values, lengths, sums, terms,
         *q.stride()[:2], *k.stride()[:2], *v.stride()[:2],
         heads, capacity, width, width**-0.5,
-        BLOCK_T=BLOCK_T, BLOCK_D=block_d, num_warps=4,
+        BLOCK_T=BLOCK_T, BLOCK_D=block_d, num_warps=4, **overlap,
     )  # fmt: skip
-    _join_kernel[(rows,)](sums, terms, h, width, SPLITS=splits, BLOCK_D=block_d, num_warps=4)
+    _join_kernel[(rows,)](sums, terms, h, width, SPLITS=splits, BLOCK_D=block_d, num_warps=4, **overlap)
     return h
 
 
@@ -50,9 +57,12 @@ def parts(rows: int, capacity: int) -> int:
 def _part_kernel(
     q, k, v, keys, values, lengths, sums, terms,
     q_batch, q_head, k_batch, k_head, v_batch, v_head, heads, capacity, width, scale,
-    BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Maximum, sum of weights, weighted sum of values over one part; the first has the new token too."""
+    if OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     b, head = row // heads, row % heads
@@ -101,8 +111,11 @@ def _part_kernel(
 
 
 @triton.jit
-def _join_kernel(sums, terms, h, width, SPLITS: tl.constexpr, BLOCK_D: tl.constexpr):
+def _join_kernel(sums, terms, h, width, SPLITS: tl.constexpr, BLOCK_D: tl.constexpr, OVERLAP: tl.constexpr):
     """The parts of a head to its output. The first is never empty, so the maximum is finite."""
+    if OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
     row = tl.program_id(0).to(tl.int64)
     ds = tl.arange(0, BLOCK_D)
     inside = ds < width

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kernels.linear import read_out
 from xlstm.config import MLSTMConfig, TransformerConfig
-from xlstm.generation.packed_blocks import Block, Head, PackedAttention, PackedMLSTM
+from xlstm.generation.packed_blocks import Block, Head, PackedAttention, PackedMLSTM, Products
 from xlstm.models import LanguageModel
 from xlstm.models.decoding import DecodingState, Layout
 from xlstm.models.mlstm import MLSTMBlock
@@ -35,22 +35,24 @@ class PackedModel:
         """
         config = model.config
         layers: Any = model.backbone
+        products = Products(model, batch_size, backend)
         if isinstance(config, MLSTMConfig):
             # For the programs of a head to count in; the steps of all blocks run one after the other.
             arrivals = torch.zeros(
                 batch_size * config.num_heads, dtype=torch.int32, device=model.lm_head.weight.device
             )
             self._blocks: list[Block] = [
-                PackedMLSTM(cast(MLSTMBlock, block), config, arrivals, backend) for block in layers.blocks
+                PackedMLSTM(cast(MLSTMBlock, block), config, arrivals, products, backend)
+                for block in layers.blocks
             ]
         elif isinstance(config, TransformerConfig):
             self._blocks = [
-                PackedAttention(cast(TransformerBlock, block), backend) for block in layers.blocks
+                PackedAttention(cast(TransformerBlock, block), products, backend) for block in layers.blocks
             ]
         else:
             raise TypeError(f"a model of {config.arch} has no packed form")
         self._embedding = model.embedding
-        self._head = Head(model, backend)
+        self._head = Head(model, products, backend)
         self._config = config
         self._few = batch_size <= FEW
         self._backend = backend

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.attention import attention_step
-from kernels.linear import add_norm, rotate_pairs, skinny_linear, swiglu
+from kernels.linear import add_norm, batch_linear, rotate_pairs, skinny_linear, swiglu
+from kernels.linear.skinny import COUNTED_ROWS
 from kernels.mlstm import mlstm
 from kernels.mlstm.decode import mlstm_step
 from kernels.mlstm.norm_gate import mlstm_norm_gate
@@ -22,6 +23,9 @@ from xlstm.models.decoding import BlockState, Layout
 from xlstm.models.layers import SwiGLU
 from xlstm.models.mlstm import MLSTMBlock
 from xlstm.models.transformer import TransformerBlock
+
+OWN_PRODUCTS = range(0)
+"""Sequences of which our own products are faster than the library's."""
 
 
 class Block(Protocol):
@@ -45,10 +49,33 @@ class Block(Protocol):
     ) -> tuple[Tensor, Tensor]: ...
 
 
+class Products:
+    """The products of many vectors: those of a step, whose number is fixed, and of a prefill.
+
+    All of a model run one after the other.
+    """
+
+    def __init__(self, model: LanguageModel, batch_size: int, backend: str | None) -> None:
+        weight, d_model = model.lm_head.weight, model.config.d_model
+        rows = max(len(weight), 4 * d_model, 2 * getattr(model.config, "ffn_dim", 0))
+        self._arrivals = torch.zeros(-(-rows // COUNTED_ROWS), dtype=torch.int32, device=weight.device)
+        wanted = batch_size in OWN_PRODUCTS and weight.dtype in (torch.bfloat16, torch.float16)
+        self._own = batch_size if wanted else 0
+        self._backend = backend
+
+    def __call__(self, x: Tensor, weight: Tensor, *, glu: bool = False) -> Tensor:
+        """x (T, K) by `weight` (N, K); with `glu` by (2 N, K), and SwiGLU."""
+        if len(x) == self._own:
+            return batch_linear(x, weight, self._arrivals, glu=glu, backend=self._backend)
+        y = F.linear(x, weight)
+        return swiglu(y, self._backend) if glu else y
+
+
 class Feed:
     """The feed-forward half of a block."""
 
-    def __init__(self, norm: Any, ffn: SwiGLU, backend: str | None) -> None:
+    def __init__(self, norm: Any, ffn: SwiGLU, products: Products, backend: str | None) -> None:
+        self.products = products
         self.norm: dict[str, Any] = {"norm_weight": norm.weight, "norm_eps": norm.eps}
         self.up = pack([ffn.proj_up_gate, ffn.proj_up])
         self.down = ffn.proj_down.weight
@@ -60,13 +87,20 @@ class Feed:
 
     def many(self, x: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
         x, normed, _ = add_norm(x, change, **self.norm, **self.backend)
-        return x, F.linear(swiglu(F.linear(normed, self.up), **self.backend), self.down)
+        return x, self.products(self.products(normed, self.up, glu=True), self.down)
 
 
 class PackedMLSTM:
     """An mLSTM block: q, k, v and output gate in one map, the input and forget gates beside it."""
 
-    def __init__(self, block: MLSTMBlock, config: MLSTMConfig, arrivals: Tensor, backend: str | None) -> None:
+    def __init__(
+        self,
+        block: MLSTMBlock,
+        config: MLSTMConfig,
+        arrivals: Tensor,
+        products: Products,
+        backend: str | None,
+    ) -> None:
         layer = block.mlstm_layer
         self.config = config
         self.norm: dict[str, Any] = {"norm_weight": block.norm_mlstm.weight, "norm_eps": block.norm_mlstm.eps}
@@ -76,7 +110,8 @@ class PackedMLSTM:
         self.out = layer.out_proj.weight
         self.head_norm = layer.multihead_norm.weight
         self.arrivals = arrivals
-        self.feed = Feed(block.norm_ffn, block.ffn, backend)
+        self.feed = Feed(block.norm_ffn, block.ffn, products, backend)
+        self.products = products
         self.backend: dict[str, Any] = {"backend": backend}
 
     def few(self, x: Tensor, state: BlockState, positions: Any, lengths: Tensor) -> Tensor:
@@ -88,8 +123,8 @@ class PackedMLSTM:
         self, x: Tensor, change: Tensor | None, state: BlockState, positions: Any, lengths: Tensor
     ) -> tuple[Tensor, Tensor]:
         x, normed, gates = add_norm(x, change, **self.norm, **self.gates, **self.backend)
-        h = self._mix(F.linear(normed, self.maps), cast(Tensor, gates), state)
-        return self.feed.many(x, F.linear(h, self.out))
+        h = self._mix(self.products(normed, self.maps), cast(Tensor, gates), state)
+        return self.feed.many(x, self.products(h, self.out))
 
     def read(
         self,
@@ -108,7 +143,7 @@ class PackedMLSTM:
         """The half before the feed-forward layer, which then has the memory of what this one held."""
         c = self.config
         x, normed, gates = add_norm(x, change, **self.norm, **self.gates, **self.backend)
-        *inputs, o = self._parts(F.linear(normed, self.maps).view(*shape, -1))
+        *inputs, o = self._parts(self.products(normed, self.maps).view(*shape, -1))
         C, n, m = layout.read(state)
         found = mlstm(
             *inputs,
@@ -124,7 +159,7 @@ class PackedMLSTM:
         h, final = cast("tuple[Tensor, BlockState]", found)
         layout.write(state, final)
         h = mlstm_norm_gate(h, o, self.head_norm, c.norm_eps, **self.backend)
-        return x, F.linear(h.flatten(2).flatten(0, 1), self.out)
+        return x, self.products(h.flatten(2).flatten(0, 1), self.out)
 
     def _parts(self, maps: Tensor) -> list[Tensor]:
         """q, k, v and o by heads."""
@@ -148,7 +183,7 @@ class PackedMLSTM:
 class PackedAttention:
     """A Transformer block: q, k and v in one map, q and k turned in one kernel."""
 
-    def __init__(self, block: TransformerBlock, backend: str | None) -> None:
+    def __init__(self, block: TransformerBlock, products: Products, backend: str | None) -> None:
         attention = block.attention
         self.attention = attention
         self.num_heads = attention.num_heads
@@ -158,7 +193,8 @@ class PackedAttention:
         }
         self.maps = pack([attention.q, attention.k, attention.v])
         self.out = attention.out_proj.weight
-        self.feed = Feed(block.norm_ffn, block.ffn, backend)
+        self.feed = Feed(block.norm_ffn, block.ffn, products, backend)
+        self.products = products
         self.backend: dict[str, Any] = {"backend": backend}
 
     def few(self, x: Tensor, state: BlockState, positions: Any, lengths: Tensor) -> Tensor:
@@ -170,8 +206,8 @@ class PackedAttention:
         self, x: Tensor, change: Tensor | None, state: BlockState, positions: Any, lengths: Tensor
     ) -> tuple[Tensor, Tensor]:
         x, normed, _ = add_norm(x, change, **self.norm, **self.backend)
-        h = self._mix(F.linear(normed, self.maps), state, positions, lengths)
-        return self.feed.many(x, F.linear(h, self.out))
+        h = self._mix(self.products(normed, self.maps), state, positions, lengths)
+        return self.feed.many(x, self.products(h, self.out))
 
     def read(
         self,
@@ -194,10 +230,10 @@ class PackedAttention:
         shape: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
         x, normed, _ = add_norm(x, change, **self.norm, **self.backend)
-        parts = self._parts(F.linear(normed, self.maps), positions)
+        parts = self._parts(self.products(normed, self.maps), positions)
         q, k, v = (part.unflatten(0, shape).transpose(1, 2) for part in parts)
         h = self.attention.attend(q, k, v, state, layout)
-        return x, F.linear(h.transpose(1, 2).flatten(2).flatten(0, 1), self.out)
+        return x, self.products(h.transpose(1, 2).flatten(2).flatten(0, 1), self.out)
 
     def _parts(self, maps: Tensor, positions: Any) -> tuple[Tensor, Tensor, Tensor]:
         """q, k and v by heads, the first two turned."""
@@ -216,7 +252,8 @@ class PackedAttention:
 class Head:
     """The last norm and the map to the vocabulary."""
 
-    def __init__(self, model: LanguageModel, backend: str | None) -> None:
+    def __init__(self, model: LanguageModel, products: Products, backend: str | None) -> None:
+        self.products = products
         norm = cast(Any, model.backbone).out_norm
         self.norm: dict[str, Any] = {"norm_weight": norm.weight, "norm_eps": norm.eps}
         self.weight = model.lm_head.weight
@@ -228,7 +265,7 @@ class Head:
 
     def many(self, x: Tensor, change: Tensor | None) -> Tensor:
         _, normed, _ = add_norm(x, change, **self.norm, **self.backend)
-        return F.linear(normed, self.weight)
+        return self.products(normed, self.weight)
 
 
 def pack(layers: Sequence[nn.Linear], name: str = "weight") -> Tensor:
