@@ -14,7 +14,15 @@ from torch import Tensor
 
 from kernels.linear import read_out
 from xlstm.config import MLSTMConfig, TransformerConfig
-from xlstm.generation.packed_blocks import Block, Head, PackedAttention, PackedMLSTM, Products
+from xlstm.generation.packed_blocks import (
+    Block,
+    Head,
+    PackedAttention,
+    PackedMLSTM,
+    Piece,
+    Products,
+    read_through,
+)
 from xlstm.models import LanguageModel
 from xlstm.models.decoding import DecodingState, Layout
 from xlstm.models.mlstm import MLSTMBlock
@@ -78,12 +86,11 @@ class PackedModel:
         rows, length = tokens.shape
         x = self._embedding(tokens.flatten())
         places = layout.positions if len(layout.positions) == len(x) else layout.positions.repeat(rows)
-        positions = self._positions(places)
+        piece = Piece(layout, (rows, length), self._positions(places))
         change: Tensor | None = None
         for block, kept in zip(self._blocks, state.blocks, strict=True):
-            x, change = block.read(x, change, kept, positions, layout, (rows, length))
-        ends = [layout.last(part.view(rows, length, -1)) for part in (x, change) if part is not None]
-        raw = self._head.many(ends[0], ends[1] if len(ends) > 1 else None)
+            x, change = read_through(block, x, change, kept, piece, last=block is self._blocks[-1])
+        raw = self._head.many(x, change)
         logits = torch.empty(raw.shape, dtype=torch.float32, device=raw.device)
         likeliest = torch.empty(len(raw), dtype=torch.int64, device=raw.device)
         read_out(raw, self._head.cap, logits, likeliest, self._backend)

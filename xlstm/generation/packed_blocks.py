@@ -5,6 +5,7 @@ computes what the model's own layers do, rounding included, up to the order of s
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
@@ -28,9 +29,28 @@ OWN_PRODUCTS = range(0)
 """Sequences of which our own products are faster than the library's."""
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Tokens of a prefill."""
+
+    layout: Layout
+    shape: tuple[int, int]
+    """(R, S), or (1, total) of packed prompts."""
+    positions: Any
+    """Their rotation, in a Transformer."""
+
+    def ends(self, x: Tensor) -> Tensor:
+        """Of (T, d) the last of each prompt, (R, d)."""
+        return self.layout.last(x.view(*self.shape, -1))
+
+
 class Block(Protocol):
     """A block of few sequences, (B, d) to (B, d); of many tokens (T, d), with the change that the block
-    before leaves to be added, to its own. `read` takes those of a prefill, `shape` (R, S) or (1, total)."""
+    before leaves to be added, to its own."""
+
+    products: "Products"
+    feed: "Feed"
+    out: Tensor
 
     def few(self, x: Tensor, state: BlockState, positions: Any, lengths: Tensor) -> Tensor: ...
 
@@ -39,14 +59,21 @@ class Block(Protocol):
     ) -> tuple[Tensor, Tensor]: ...
 
     def read(
-        self,
-        x: Tensor,
-        change: Tensor | None,
-        state: BlockState,
-        positions: Any,
-        layout: Layout,
-        shape: tuple[int, int],
-    ) -> tuple[Tensor, Tensor]: ...
+        self, x: Tensor, change: Tensor | None, state: BlockState, piece: Piece
+    ) -> tuple[Tensor, Tensor]:
+        """The first half, up to its output map: x, and what the map is of."""
+        ...
+
+
+def read_through(
+    block: Block, x: Tensor, change: Tensor | None, state: BlockState, piece: Piece, *, last: bool
+) -> tuple[Tensor, Tensor]:
+    """The tokens of a prefill through a block, as `Block.many`. Behind the last block nothing reads but the
+    head, and that the ends: (R, d)."""
+    x, h = block.read(x, change, state, piece)
+    if last:
+        x, h = piece.ends(x), piece.ends(h)
+    return block.feed.many(x, block.products(h, block.out))
 
 
 class Products:
@@ -127,20 +154,9 @@ class PackedMLSTM:
         return self.feed.many(x, self.products(h, self.out))
 
     def read(
-        self,
-        x: Tensor,
-        change: Tensor | None,
-        state: BlockState,
-        positions: Any,
-        layout: Layout,
-        shape: tuple[int, int],
+        self, x: Tensor, change: Tensor | None, state: BlockState, piece: Piece
     ) -> tuple[Tensor, Tensor]:
-        return self.feed.many(*self._read(x, change, state, layout, shape))
-
-    def _read(
-        self, x: Tensor, change: Tensor | None, state: BlockState, layout: Layout, shape: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
-        """The half before the feed-forward layer, which then has the memory of what this one held."""
+        layout, shape = piece.layout, piece.shape
         c = self.config
         x, normed, gates = add_norm(x, change, **self.norm, **self.gates, **self.backend)
         *inputs, o = self._parts(self.products(normed, self.maps).view(*shape, -1))
@@ -159,7 +175,7 @@ class PackedMLSTM:
         h, final = cast("tuple[Tensor, BlockState]", found)
         layout.write(state, final)
         h = mlstm_norm_gate(h, o, self.head_norm, c.norm_eps, **self.backend)
-        return x, self.products(h.flatten(2).flatten(0, 1), self.out)
+        return x, h.flatten(2).flatten(0, 1)
 
     def _parts(self, maps: Tensor) -> list[Tensor]:
         """q, k, v and o by heads."""
@@ -210,30 +226,13 @@ class PackedAttention:
         return self.feed.many(x, self.products(h, self.out))
 
     def read(
-        self,
-        x: Tensor,
-        change: Tensor | None,
-        state: BlockState,
-        positions: Any,
-        layout: Layout,
-        shape: tuple[int, int],
-    ) -> tuple[Tensor, Tensor]:
-        return self.feed.many(*self._read(x, change, state, positions, layout, shape))
-
-    def _read(
-        self,
-        x: Tensor,
-        change: Tensor | None,
-        state: BlockState,
-        positions: Any,
-        layout: Layout,
-        shape: tuple[int, int],
+        self, x: Tensor, change: Tensor | None, state: BlockState, piece: Piece
     ) -> tuple[Tensor, Tensor]:
         x, normed, _ = add_norm(x, change, **self.norm, **self.backend)
-        parts = self._parts(self.products(normed, self.maps), positions)
-        q, k, v = (part.unflatten(0, shape).transpose(1, 2) for part in parts)
-        h = self.attention.attend(q, k, v, state, layout)
-        return x, self.products(h.transpose(1, 2).flatten(2).flatten(0, 1), self.out)
+        parts = self._parts(self.products(normed, self.maps), piece.positions)
+        q, k, v = (part.unflatten(0, piece.shape).transpose(1, 2) for part in parts)
+        h = self.attention.attend(q, k, v, state, piece.layout)
+        return x, h.transpose(1, 2).flatten(2).flatten(0, 1)
 
     def _parts(self, maps: Tensor, positions: Any) -> tuple[Tensor, Tensor, Tensor]:
         """q, k and v by heads, the first two turned."""
