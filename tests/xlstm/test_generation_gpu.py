@@ -4,6 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from kernels.attention import decode_triton as attention_triton
+from kernels.linear import batch_triton, skinny_triton
+from kernels.mlstm import decode_triton
 from tests.xlstm.test_generation import OTHERS, lively, tokens
 from xlstm.accounting import mlstm_config, transformer_config
 from xlstm.config import ModelConfig
@@ -14,6 +17,7 @@ from xlstm.generation import (
     footprint,
     generate,
     inference_model,
+    packed_blocks,
     random_model,
 )
 
@@ -47,6 +51,33 @@ def test_the_captured_step_is_the_full_forward(config: ModelConfig, batch: int) 
         first = session.prefill(text[:, :100].cuda())[:, None].clone()
         logits = torch.cat([first, feed(session, text[:, 100:].cuda())], 1)
         assert error(logits, expected) < 1.5 * whole + 1e-3, dtype
+
+
+@pytest.mark.parametrize("arch", ["mlstm", "transformer"])
+@pytest.mark.parametrize(("batch", "own"), [(1, False), (5, False), (5, True), (64, True)])
+def test_dependent_launches_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, arch: str, batch: int, own: bool
+) -> None:
+    """Every sum has its order, so a kernel that read what was not yet written shows in the bits."""
+    make = mlstm_config if arch == "mlstm" else transformer_config
+    config = make(vocab_size=5000, d_model=1024, num_blocks=6, num_heads=4)
+    model = random_model(config, device="cuda")
+    prompt = torch.randint(5000, (batch, 20), generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(packed_blocks, "OWN_PRODUCTS", range(3, 65) if own else range(0))
+    found = []
+    for overlap in (False, True):
+        if not overlap:
+            for module in (decode_triton, skinny_triton, batch_triton, attention_triton):
+                monkeypatch.setattr(module, "overlaps", lambda device: False)
+        else:
+            monkeypatch.undo()
+            monkeypatch.setattr(packed_blocks, "OWN_PRODUCTS", range(3, 65) if own else range(0))
+        session = Session(model, batch, 200)
+        session.prefill(prompt)
+        texts = session.decode(150)
+        found.append((texts, session.logits.clone(), *(part.clone() for part in session.state.tensors())))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("config", PAIR + OTHERS, ids=lambda config: config.arch)
