@@ -104,7 +104,7 @@ def _step(
     input_gate: str,
     norm_eps: float,
     backend: str | None,
-    arrivals: Tensor | None = None,
+    arrivals: Tensor | None,  # without a default: PyTorch 2.11 looks for it where the dispatcher left it out
 ) -> Tensor:
     options = StepOptions(
         eps=eps,
