@@ -205,13 +205,15 @@ def test_a_link_in_a_chain_leaves_its_counts_at_zero(oracle: ModuleType, backend
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_opcheck(backend: str) -> None:
+@pytest.mark.parametrize("counts", [None, 2])
+def test_opcheck(counts: int | None, backend: str) -> None:
     inputs, state = random_step((1, 2, 16, 16))
     moved, ours = to_device(inputs, state, torch.float32, torch.float32)
     weight, o = torch.ones(32, device=DEVICE), torch.zeros(1, 2, 16, device=DEVICE)
+    arrivals = None if counts is None else torch.zeros(counts, dtype=torch.int32, device=DEVICE)
     torch.library.opcheck(
         torch.ops.isoflop.mlstm_step.default,
-        (*moved, *ours, weight, o, 1e-6, 15.0, "exp", 1e-6, backend),
+        (*moved, *ours, weight, o, 1e-6, 15.0, "exp", 1e-6, backend, arrivals),
     )
 
 

@@ -153,7 +153,7 @@ def test_a_chain_of_maps_in_bfloat16(B: int, K: int, N: int, glu: bool) -> None:
     """Many in a row, each of what the one before gave: a link that does not wait would show."""
     weights = [normal(N * (1 + glu), K, seed=seed, dtype=torch.bfloat16) / K**0.5 for seed in range(4)]
     back = normal(K, N, seed=9, dtype=torch.bfloat16) / N**0.5
-    arrivals = torch.zeros(N * 2 // COUNTED_ROWS, dtype=torch.int32, device=DEVICE)
+    arrivals = torch.zeros(-(-max(2 * N, K) // COUNTED_ROWS), dtype=torch.int32, device=DEVICE)
     x = wanted = normal(B, K, seed=5, dtype=torch.bfloat16)
     for weight in weights:
         x = batch_linear(batch_linear(x, weight, arrivals, glu=glu), back, arrivals)
