@@ -21,11 +21,12 @@ def problem(
     width: int = 6,
     *,
     forget: float = 2.0,
+    write: float = 0.0,
     dtype: torch.dtype = torch.float64,
     device: str = "cpu",
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Inputs that `dtype` holds, in float64."""
+    """Inputs that `dtype` holds, in float64; `forget` and `write` are the means of the gates' biases."""
     generator = torch.Generator(device).manual_seed(seed)
 
     def normal(*size: int) -> Tensor:
@@ -33,6 +34,7 @@ def problem(
 
     state, names = (batch, heads, width), ("y0", "c0", "n0", "m0", "dy", "du", "dL")
     b = normal(heads, 4, width)
+    b[:, 0] += write
     b[:, 1] += forget
     return {
         "x": normal(batch, length, 4, heads, width).to(dtype).double(),
