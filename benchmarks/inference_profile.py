@@ -4,7 +4,10 @@ What a profiler says of single kernels, and what an unobserved run took, stand s
 is gaps. Kernels that overlap (programmatic dependent launch) add up to more than the time in which any ran.
 """
 
+import cProfile
+import pstats
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +16,8 @@ from torch.autograd import DeviceType
 from xlstm.timing.measure import seconds
 
 TOP = 16
+HOST_BOUND = 1.1
+"""Times longer than its kernels run is a run whose functions on the host are of interest."""
 NAME = 90
 """Letters of a kernel's name: templates go on for hundreds."""
 
@@ -36,13 +41,25 @@ def profiled(run: Callable[[], Any], device: torch.device, repeats: int = 1) -> 
         kinds = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=kinds) as profile:
         seconds(run, device)
+    host = cProfile.Profile()
+    host.runcall(run)
     on_device = DeviceType.CUDA if device.type == "cuda" else DeviceType.CPU
     work = [
         Work(event.name, event.time_range.start, event.time_range.end)
         for event in profile.events()
         if event.device_type == on_device and event.cpu_parent is None
     ]
-    return summary(work, wall, repeats)
+    return {**summary(work, wall, repeats), "host": functions(host)}
+
+
+def functions(profile: cProfile.Profile) -> list[dict[str, Any]]:
+    """Python's functions by their own time, which the profiler makes longer: to compare, not to add up."""
+    found = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+    ranked = sorted(found.items(), key=lambda item: -item[1][2])[:TOP]
+    return [
+        {"name": f"{Path(file).name}:{line} {name}", "ms": 1e3 * own, "calls": calls}
+        for (file, line, name), (_, calls, own, _, _) in ranked
+    ]
 
 
 def summary(work: Iterable[Work], wall_s: float, repeats: int) -> dict[str, Any]:
@@ -87,4 +104,8 @@ def profile_table(row: dict[str, Any]) -> str:
     for kernel in row["top"]:
         name = kernel["name"].replace("|", "/")
         lines.append(f"| {name} | {kernel['ms']:.3f} | {kernel['calls']:.0f} | {kernel['us']:.1f} |")
+    if row["wall_ms"] > HOST_BOUND * row["busy_ms"]:
+        lines += ["", "| the host was slower: function | ms | calls |", "| --- | --- | --- |"]
+        for one in row["host"]:
+            lines.append(f"| {one['name'].replace('|', '/')} | {one['ms']:.2f} | {one['calls']} |")
     return "\n".join(lines) + "\n"

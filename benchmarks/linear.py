@@ -10,8 +10,10 @@ Tiles other than the default are tried beside it.
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -31,9 +33,9 @@ SHAPES = {
     "up 160M": (768, 2112, True, True),
 }
 """Width in, width out, a norm before, SwiGLU after."""
-TILES = ((4096, 4), (8192, 4), (8192, 8), (16384, 8))
-"""Elements of the weight a program, and its warps; the second is the default."""
-BATCH_TILES = ((64, 64, 4, 256), (64, 128, 3, 256), (64, 64, 6, 132), (128, 64, 4, 256), (32, 128, 4, 512))
+TILES = ((8192, 4, 396), (8192, 4, 528), (4096, 4, 792), (16384, 8, 264), (8192, 4, 10**6))
+"""Elements of the weight a program at a time, its warps, programs at most; the first is the default."""
+BATCH_TILES = ((64, 64, 4, 256), (64, 128, 3, 256), (64, 64, 6, 132), (128, 64, 4, 192), (128, 128, 3, 132))
 """Rows and columns of a tile, stages, programs wanted; the first is the default."""
 OUT_OF_CACHE = 400e6
 REPEATS, REPLAYS = 3, 5
@@ -80,23 +82,31 @@ def measure(name: str, batch: int, device: torch.device) -> Iterator[dict[str, A
 
     if batch == 1:
         yield timed("library, map alone", lambda w: F.linear(x, w))
-        default = skinny_triton.ELEMENTS, skinny_triton.WARPS
+        tiled = ("ELEMENTS", "WARPS", "PROGRAMS")
         for tile in TILES:
-            skinny_triton.ELEMENTS, skinny_triton.WARPS = tile
-            said = f"ours, {tile[0]} elements, {tile[1]} warps"
-            yield timed(said, lambda w: skinny_linear(x, w, norm_weight=gain, glu=glu)[0])
-        skinny_triton.ELEMENTS, skinny_triton.WARPS = default
+            said = f"ours, {tile[0]} elements, {tile[1]} warps, {tile[2]} programs"
+            with _set(skinny_triton, tiled, tile):
+                yield timed(said, lambda w: skinny_linear(x, w, norm_weight=gain, glu=glu)[0])
         return
     yield timed("library", lambda w: swiglu(F.linear(x, w)) if glu else F.linear(x, w))
     names = ("BLOCK_N", "BLOCK_K", "STAGES", "PROGRAMS")
-    before = {one: getattr(batch_triton, one) for one in names}
     for shape in BATCH_TILES:
-        for one, value in zip(names, shape, strict=True):
-            setattr(batch_triton, one, value)
         said = f"ours, {shape[0]} x {shape[1]}, {shape[2]} stages, {shape[3]} programs"
-        yield timed(said, lambda w: batch_linear(x, w, arrivals, glu=glu))
-    for one, value in before.items():
-        setattr(batch_triton, one, value)
+        with _set(batch_triton, names, shape):
+            yield timed(said, lambda w: batch_linear(x, w, arrivals, glu=glu))
+
+
+@contextmanager
+def _set(module: ModuleType, names: Sequence[str], values: Sequence[int]) -> Iterator[None]:
+    """Constants of a module, for a while."""
+    before = [getattr(module, name) for name in names]
+    for name, value in zip(names, values, strict=True):
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for name, value in zip(names, before, strict=True):
+            setattr(module, name, value)
 
 
 def _seconds(run: Callable[[Tensor], Tensor], weights: list[Tensor], device: torch.device) -> float:

@@ -20,6 +20,8 @@ BLOCK_N, BLOCK_K, STAGES, WARPS = 64, 64, 4, 4
 """With SwiGLU half of the rows are of the gate, half of what it multiplies: BLOCK_N / 2 is `COUNTED_ROWS`."""
 PROGRAMS = 256
 """Wanted: about two for each of the 132 multiprocessors of an H100."""
+FETCH = 512
+"""Of a part of the length, that the chip's cache fetches in advance: together at most 25 MB."""
 SHORTEST = 256
 """Of a part of the length: below, writing and adding the parts costs more than it gains."""
 
@@ -39,7 +41,7 @@ def launch_batch_linear(x: Tensor, weight: Tensor, glu: bool, arrivals: Tensor) 
     _batch_linear_kernel[(tiles, splits)](
         x.contiguous(), weight, y, partial, arrivals, batch, rows, width,
         GLU=glu, SPLITS=splits, EVEN=width % BLOCK_K == 0,
-        BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=BLOCK_K, THREADS=32 * WARPS,
+        BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=BLOCK_K, THREADS=32 * WARPS, FETCH=FETCH,
         num_warps=WARPS, num_stages=STAGES,
         **({"OVERLAP": True, "launch_pdl": True} if overlap else {"OVERLAP": False}),
     )  # fmt: skip
@@ -74,10 +76,8 @@ def _batch_linear_kernel(
     x, weight, y, partial, arrivals, batch, rows, width,
     GLU: tl.constexpr, SPLITS: tl.constexpr, EVEN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, THREADS: tl.constexpr,
-    OVERLAP: tl.constexpr,
+    FETCH: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    if OVERLAP:
-        gdc_launch_dependents()
     tile, split = tl.program_id(0), tl.program_id(1)
     ns = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     ms = tl.arange(0, BLOCK_M)
@@ -90,10 +90,13 @@ def _batch_linear_kernel(
     lower = upper + rows.to(tl.int64) * width
     if OVERLAP:
         if EVEN:
-            _fetch(upper, first, last, BLOCK_N, THREADS)
+            fetched = tl.minimum(first + FETCH, last)
+            _fetch(upper, first, fetched, BLOCK_N, THREADS)
             if GLU:
-                _fetch(lower, first, last, BLOCK_N, THREADS)
+                _fetch(lower, first, fetched, BLOCK_N, THREADS)
         gdc_wait()
+        # Not before: what comes next would fetch too, and more than the cache holds.
+        gdc_launch_dependents()
 
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     low = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)

@@ -126,12 +126,17 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor, backend: str | None = None
 
 
 def read_out(
-    x: Tensor, soft_cap: float | None, logits: Tensor, tokens: Tensor, backend: str | None = None
+    x: Tensor,
+    soft_cap: float | None,
+    logits: Tensor,
+    tokens: Tensor,
+    arrivals: Tensor,
+    backend: str | None = None,
 ) -> None:
     """The last of a step: `logits` (B, V) float32 from what the head gave, x (B, V), and the likeliest.
 
     `soft_cap`: cap tanh(x / cap), in the dtype of x. Of equal logits the first counts. Both results are
-    written in place, `tokens` (B,) int64.
+    written in place, `tokens` (B,) int64. `arrivals` as in `batch_linear`, B of them.
     """
     if choose_backend(backend, x.device) == "reference":
         if soft_cap is not None:
@@ -142,7 +147,7 @@ def read_out(
     from kernels.linear.skinny_triton import launch_read_out
 
     with _on(x):
-        launch_read_out(x.contiguous(), soft_cap, logits, tokens)
+        launch_read_out(x.contiguous(), soft_cap, logits, tokens, arrivals)
 
 
 def _reference(

@@ -1,13 +1,13 @@
 # mypy: disable-error-code="no-untyped-def"
 """The decode step's maps on a GPU: memory is asked for the weights before anything else is done.
 
-A program of the map owns a few rows of the weight and all of their length, so that it has them all in flight
-at once; it needs no loop and no neighbour. Every kernel is a programmatic dependent launch: it requests its
-weights while the kernel before still runs, and waits for that one's result only when it needs it. So the
-memory has work from the first kernel of a step to the last. A kernel that writes waits before it does: what
-it overwrites may still be read. Why such a chain is sound, and what a kernel of it must keep to, is said in
-`kernels.mlstm.decode_triton`: every program of every kernel here waits, and reads nothing before that but
-weights.
+A program of the map owns some blocks of a few rows of the weight and all of their length; it needs no
+neighbour. It computes with one block while the next two are on their way. Every kernel is a programmatic
+dependent launch: it requests its weights while the kernel before still runs, and waits for that one's result
+only when it needs it. So the memory has work from the first kernel of a step to the last. A kernel that
+writes waits before it does: what it overwrites may still be read. Why such a chain is sound, and what a
+kernel of it must keep to, is said in `kernels.mlstm.decode_triton`: every program of every kernel here waits,
+and reads nothing before that but weights.
 """
 
 import torch
@@ -18,17 +18,21 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernels.mlstm.decode_triton import overlaps
 
-ELEMENTS = 8192
-"""Of the weight a program: 64 a thread, 16 KiB of bfloat16."""
+ELEMENTS, WARPS = 8192, 4
+"""Of the weight a program at a time: 64 a thread, 16 KiB of bfloat16. Twice both where rows are wide."""
 
-WARPS = 4
+WIDE = 4096
+"""Longer rows than that: the vector alone would fill the registers of WARPS."""
+
+PROGRAMS, WIDE_PROGRAMS = 396, 264
+"""Of a map at most: three (two) for each of an H100's 132 multiprocessors, which are all there at once."""
 
 TOKENS, SEVERAL = 8, 1024
 """Rows that a program of `add_norm` takes one after the other, from so many rows on: the weights of the gates
 stay in its registers meanwhile."""
 
-READ_OUT = 4096
-"""Logits that a program of `read_out` has in flight."""
+READ_OUT = 2048
+"""Logits of a program of `read_out`."""
 
 
 def launch_linear(
@@ -50,10 +54,14 @@ def launch_linear(
         num_gates = gate_weight.shape[0]
         gates = torch.empty(batch, num_gates, dtype=torch.float32, device=x.device)
     block_k = triton.next_power_of_2(width)
-    block_n = max(1, ELEMENTS // block_k // (2 if glu else 1))
+    wide = block_k > WIDE
+    block_n = max(1, (2 if wide else 1) * ELEMENTS // block_k // (2 if glu else 1))
+    blocks = triton.cdiv(rows, block_n)
+    # As many for each program as for any other, or one fewer.
+    walkers = triton.cdiv(blocks, triton.cdiv(blocks, WIDE_PROGRAMS if wide else PROGRAMS))
     x = x.contiguous()
     absent = x  # never read
-    _linear_kernel[(triton.cdiv(rows, block_n) + num_gates, batch)](
+    _linear_kernel[(walkers + num_gates, batch)](
         x, weight,
         absent if norm_weight is None else norm_weight,
         absent if gate_weight is None else gate_weight,
@@ -63,7 +71,8 @@ def launch_linear(
         rows, num_gates, norm_eps,
         WIDTH=width, NORM=norm_weight is not None, GATE_BIAS=gate_bias is not None, GLU=glu,
         RESIDUAL=residual is not None,
-        BLOCK_N=block_n, BLOCK_K=block_k, num_warps=WARPS, **_dependent(x),
+        BLOCK_N=block_n, BLOCK_K=block_k, num_warps=WARPS * (2 if wide else 1), num_stages=1,
+        **_dependent(x),
     )  # fmt: skip
     return y, gates
 
@@ -120,13 +129,18 @@ def launch_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return y
 
 
-def launch_read_out(x: Tensor, soft_cap: float | None, logits: Tensor, tokens: Tensor) -> None:
+def launch_read_out(
+    x: Tensor, soft_cap: float | None, logits: Tensor, tokens: Tensor, arrivals: Tensor
+) -> None:
     """Arguments as `read_out`."""
     batch, width = x.shape
-    _read_out_kernel[(batch,)](
-        x, logits, tokens, width, soft_cap or 1.0,
-        SOFT_CAP=soft_cap is not None, BLOCK=min(READ_OUT, triton.next_power_of_2(width)),
-        num_warps=16, **_dependent(x),
+    parts = triton.cdiv(width, READ_OUT)
+    best = torch.empty(batch, parts, dtype=torch.float32, device=x.device)
+    where = torch.empty(batch, parts, dtype=torch.int32, device=x.device)
+    _read_out_kernel[(parts, batch)](
+        x, logits, tokens, best, where, arrivals, width, soft_cap or 1.0,
+        SOFT_CAP=soft_cap is not None, BLOCK=READ_OUT, PARTS=triton.next_power_of_2(parts),
+        num_warps=WARPS, **_dependent(x),
     )  # fmt: skip
 
 
@@ -139,6 +153,24 @@ def _normed(row, weight, width, eps, dtype):
     """RMSNorm as the models do it: reduced in float32, cast, then weighted."""
     row = row * tl.rsqrt(tl.sum(row * row, axis=0) / width + eps)
     return (row.to(dtype).to(tl.float32) * weight.to(tl.float32)).to(dtype).to(tl.float32)
+
+
+@triton.jit
+def _rows(
+    weight, block, rows, WIDTH: tl.constexpr, GLU: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr
+):
+    """A block of rows, on its way; with GLU the one that lies `rows` further too. Beyond the end: nothing."""
+    ns = block.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    ks = tl.arange(0, BLOCK_K)
+    there = (ns < rows)[:, None] & (ks < WIDTH)[None, :]
+    place = weight + ns[:, None] * WIDTH + ks[None, :]
+    upper = tl.load(place, mask=there, other=0.0, eviction_policy="evict_first")
+    lower = upper
+    if GLU:
+        lower = tl.load(
+            place + rows.to(tl.int64) * WIDTH, mask=there, other=0.0, eviction_policy="evict_first"
+        )
+    return upper, lower
 
 
 @triton.jit
@@ -158,27 +190,31 @@ def _linear_kernel(
     if NORM:
         gain = tl.load(norm_weight + ks, mask=inside, other=0.0).to(tl.float32)
     if program >= num_gates:
-        ns = (program - num_gates).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-        there = (ns < rows)[:, None] & inside[None, :]
-        place = weight + ns[:, None] * WIDTH + ks[None, :]
-        w = tl.load(place, mask=there, other=0.0, eviction_policy="evict_first")
-        if GLU:
-            lower = tl.load(
-                place + rows.to(tl.int64) * WIDTH, mask=there, other=0.0, eviction_policy="evict_first"
-            )
+        walkers = tl.num_programs(0) - num_gates
+        first = program - num_gates
+        w, lower = _rows(weight, first, rows, WIDTH, GLU, BLOCK_N, BLOCK_K)
+        w_next, lower_next = _rows(weight, first + walkers, rows, WIDTH, GLU, BLOCK_N, BLOCK_K)
         if OVERLAP:
             gdc_wait()
         row = tl.load(x + sequence * WIDTH + ks, mask=inside, other=0.0).to(tl.float32)
         if NORM:
             row = _normed(row, gain, WIDTH, eps, dtype)
-        result = tl.sum(w.to(tl.float32) * row[None, :], axis=1).to(dtype).to(tl.float32)
-        if GLU:
-            up = tl.sum(lower.to(tl.float32) * row[None, :], axis=1).to(dtype).to(tl.float32)
-            result = ((result * tl.sigmoid(result)).to(dtype).to(tl.float32) * up).to(dtype).to(tl.float32)
-        out = sequence * rows + ns
-        if RESIDUAL:
-            result += tl.load(residual + out, mask=ns < rows, other=0.0).to(tl.float32)
-        tl.store(y + out, result.to(dtype), mask=ns < rows)
+        for block in range(first, tl.cdiv(rows, BLOCK_N), walkers):
+            w_last, lower_last = _rows(weight, block + 2 * walkers, rows, WIDTH, GLU, BLOCK_N, BLOCK_K)
+            ns = block * BLOCK_N + tl.arange(0, BLOCK_N)
+            out = sequence * rows + ns
+            if RESIDUAL:
+                kept = tl.load(residual + out, mask=ns < rows, other=0.0)
+            result = tl.sum(w.to(tl.float32) * row[None, :], axis=1).to(dtype).to(tl.float32)
+            if GLU:
+                up = tl.sum(lower.to(tl.float32) * row[None, :], axis=1).to(dtype).to(tl.float32)
+                result = ((result * tl.sigmoid(result)).to(dtype).to(tl.float32) * up).to(dtype)
+                result = result.to(tl.float32)
+            if RESIDUAL:
+                result += kept.to(tl.float32)
+            tl.store(y + out, result.to(dtype), mask=ns < rows)
+            w, w_next = w_next, w_last
+            lower, lower_next = lower_next, lower_last
     else:
         gate = program
         v = tl.load(gate_weight + gate * WIDTH + ks, mask=inside, other=0.0).to(tl.float32)
@@ -271,27 +307,34 @@ def _rotate_kernel(
 
 @triton.jit
 def _read_out_kernel(
-    x, logits, tokens, width, cap, SOFT_CAP: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr
-):
-    """A program a sequence: each of its places keeps the best of what passes there, the first of equals."""
+    x, logits, tokens, best, where, arrivals, width, cap,
+    SOFT_CAP: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """A program a part of a sequence's logits; the one that arrives last finds the best of the best."""
     if OVERLAP:
         gdc_launch_dependents()
         gdc_wait()
-    sequence = tl.program_id(0).to(tl.int64)
+    part, parts, sequence = tl.program_id(0), tl.num_programs(0), tl.program_id(1).to(tl.int64)
     dtype = x.dtype.element_ty
-    best = tl.full([BLOCK], float("-inf"), dtype=tl.float32)
-    where = tl.zeros([BLOCK], dtype=tl.int32)
-    for start in range(0, width, BLOCK):
-        ns = start + tl.arange(0, BLOCK)
-        there = ns < width
-        value = tl.load(x + sequence * width + ns, mask=there, other=0.0).to(tl.float32)
-        if SOFT_CAP:
-            # tanh by the sigmoid, which every version of Triton has.
-            value = (cap * (2.0 * tl.sigmoid(2.0 * value / cap) - 1.0)).to(dtype).to(tl.float32)
-        tl.store(logits + sequence * width + ns, value, mask=there)
-        value = tl.where(there, value, float("-inf"))
-        where = tl.where(value > best, ns, where)
-        best = tl.maximum(best, value)
-    top = tl.max(best, axis=0)
-    first = tl.min(tl.where(best == top, where, width), axis=0)
-    tl.store(tokens + sequence, first.to(tl.int64))
+    ns = part * BLOCK + tl.arange(0, BLOCK)
+    there = ns < width
+    value = tl.load(x + sequence * width + ns, mask=there, other=0.0).to(tl.float32)
+    if SOFT_CAP:
+        # tanh by the sigmoid, which every version of Triton has.
+        value = (cap * (2.0 * tl.sigmoid(2.0 * value / cap) - 1.0)).to(dtype).to(tl.float32)
+    tl.store(logits + sequence * width + ns, value, mask=there)
+    value = tl.where(there, value, float("-inf"))
+    top = tl.max(value, axis=0)
+    tl.store(best + sequence * parts + part, top)
+    tl.store(where + sequence * parts + part, tl.min(tl.where(value == top, ns, width - 1), axis=0))
+    tl.debug_barrier()
+    before = tl.atomic_add(arrivals + sequence, 1, sem="acq_rel")
+    if before == parts - 1:
+        tl.store(arrivals + sequence, 0)
+        ps = tl.arange(0, PARTS)
+        tops = tl.load(
+            best + sequence * parts + ps, mask=ps < parts, other=float("-inf"), cache_modifier=".cg"
+        )
+        places = tl.load(where + sequence * parts + ps, mask=ps < parts, other=0, cache_modifier=".cg")
+        first = tl.min(tl.where(tops == tl.max(tops, axis=0), places, width - 1), axis=0)
+        tl.store(tokens + sequence, first.to(tl.int64))

@@ -196,7 +196,9 @@ def test_read_out(backend: str, cap: float | None, width: int) -> None:
         x[row, list(places)] = 9.0
     logits = torch.empty(4, width, device=DEVICE)
     tokens = torch.empty(4, dtype=torch.int64, device=DEVICE)
-    read_out(x.float(), cap, logits, tokens, backend)
+    arrivals = torch.zeros(4, dtype=torch.int32, device=DEVICE)
+    read_out(x.float(), cap, logits, tokens, arrivals, backend)
+    assert not arrivals.any()
     assert_close(logits, x if cap is None else cap * torch.tanh(x / cap))
     assert tokens.tolist() == [0, width - 1, width // 2, 17]
 

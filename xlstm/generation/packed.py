@@ -43,7 +43,7 @@ class PackedModel:
         """
         config = model.config
         layers: Any = model.backbone
-        products = Products(model, batch_size, backend)
+        products = self._products = Products(model, batch_size, backend)
         if isinstance(config, MLSTMConfig):
             # For the programs of a head to count in; the steps of all blocks run one after the other.
             arrivals = torch.zeros(
@@ -78,7 +78,7 @@ class PackedModel:
             else:
                 x, change = block.many(x, change, kept, positions, state.lengths)
         x = self._head.few(x) if self._few else self._head.many(x, change)
-        read_out(x, self._head.cap, logits, tokens, self._backend)
+        read_out(x, self._head.cap, logits, tokens, self._products.arrivals, self._backend)
         state.lengths += 1
 
     def prefill(self, tokens: Tensor, state: DecodingState, layout: Layout) -> Tensor:
@@ -93,7 +93,7 @@ class PackedModel:
         raw = self._head.many(x, change)
         logits = torch.empty(raw.shape, dtype=torch.float32, device=raw.device)
         likeliest = torch.empty(len(raw), dtype=torch.int64, device=raw.device)
-        read_out(raw, self._head.cap, logits, likeliest, self._backend)
+        read_out(raw, self._head.cap, logits, likeliest, self._products.arrivals, self._backend)
         return logits
 
     def _positions(self, places: Tensor) -> Any:

@@ -85,7 +85,8 @@ class Products:
     def __init__(self, model: LanguageModel, batch_size: int, backend: str | None) -> None:
         weight, d_model = model.lm_head.weight, model.config.d_model
         rows = max(len(weight), 4 * d_model, 2 * getattr(model.config, "ffn_dim", 0))
-        self._arrivals = torch.zeros(-(-rows // COUNTED_ROWS), dtype=torch.int32, device=weight.device)
+        counts = max(-(-rows // COUNTED_ROWS), batch_size)
+        self.arrivals = torch.zeros(counts, dtype=torch.int32, device=weight.device)
         wanted = batch_size in OWN_PRODUCTS and weight.dtype in (torch.bfloat16, torch.float16)
         self._own = batch_size if wanted else 0
         self._backend = backend
@@ -93,7 +94,7 @@ class Products:
     def __call__(self, x: Tensor, weight: Tensor, *, glu: bool = False) -> Tensor:
         """x (T, K) by `weight` (N, K); with `glu` by (2 N, K), and SwiGLU."""
         if len(x) == self._own:
-            return batch_linear(x, weight, self._arrivals, glu=glu, backend=self._backend)
+            return batch_linear(x, weight, self.arrivals, glu=glu, backend=self._backend)
         y = F.linear(x, weight)
         return swiglu(y, self._backend) if glu else y
 
