@@ -108,6 +108,24 @@ def test_prompts_in_pieces(config: ModelConfig) -> None:
         assert error(cut.step(), whole.step()) < 0.02
 
 
+@BOTH
+def test_a_prefill_that_comes_again_is_the_same(config: ModelConfig) -> None:
+    """The first is not captured, the others are; of several lengths in turn, more than are kept."""
+    model = inference_model(lively(config, torch.float32), torch.float32, "cuda")
+    session = Session(model, 2, 8)
+    text = tokens(2, 60).cuda()
+    found: dict[int, list[Tensor]] = {}
+    for length in [30, 60, 30, 60, 7, 8, 9, 10, 7, 8, 9, 10, 30, 60, 7]:
+        session.reset()
+        logits = session.prefill(text[:, :length]).clone()
+        after = session.step().clone()
+        found.setdefault(length, []).append(torch.stack([logits, after]))
+    for several in found.values():
+        for other in several[1:]:
+            torch.testing.assert_close(other, several[0], rtol=1e-5, atol=1e-5)
+    assert not torch.equal(found[30][0], found[60][0])
+
+
 def test_a_cache_that_grows_is_captured_again() -> None:
     model = inference_model(lively(PAIR[1], torch.float32), torch.float32, "cuda")
     prompt = tokens(2, 5).cuda()

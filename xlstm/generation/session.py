@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from xlstm.config import TransformerConfig
-from xlstm.generation.graphs import StepGraph
+from xlstm.generation.graphs import PrefillGraphs, StepGraph
 from xlstm.generation.memory import footprint, refuse_what_does_not_fit
 from xlstm.generation.packed import PackedModel, can_pack
 from xlstm.generation.prompts import PromptError, Prompts, pieces, read_prompts
 from xlstm.models import LanguageModel
+from xlstm.models.decoding import Layout
 
 PREFILL_TOKENS = 65_536
 """Tokens of the batch that go through the model at once; longer prompts come in pieces."""
@@ -74,6 +76,7 @@ class Session:
         self._packed = PackedModel(model, batch_size) if packs else None
         self._graphed = self.device.type == "cuda" if cuda_graph is None else cuda_graph
         self._graph: StepGraph | None = None
+        self._prefills = PrefillGraphs() if self._graphed and self._packed is not None else None
         self._capture()
 
     @property
@@ -98,10 +101,8 @@ class Session:
         self._make_room(max(ends), max(len(row) for row in rows))
         longest = max(1, self.prefill_tokens // self.batch_size)
         for tokens, layout in pieces(rows, self._lengths, longest):
-            if self._packed is None:
-                logits = self.model.prefill(tokens, self.state, layout).to(self.logits.dtype)
-            else:
-                logits = self._packed.prefill(tokens, self.state, layout)
+            read = self._read if self._prefills is None else partial(self._prefills, self._read)
+            logits = read(tokens, layout)
             self.logits[slice(None) if layout.rows is None else layout.rows] = logits
         self._set_lengths(ends)
         self.tokens.copy_(self.logits.argmax(-1))
@@ -150,6 +151,11 @@ class Session:
         self.logits.copy_(self.model.step(self.tokens, self.state))
         self.tokens.copy_(self.logits.argmax(-1))
 
+    def _read(self, tokens: Tensor, layout: Layout) -> Tensor:
+        if self._packed is not None:
+            return self._packed.prefill(tokens, self.state, layout)
+        return self.model.prefill(tokens, self.state, layout).to(self.logits.dtype)
+
     def _set_lengths(self, lengths: Sequence[int]) -> None:
         self._lengths = list(lengths)
         self.state.lengths.copy_(torch.tensor(self._lengths))
@@ -179,6 +185,8 @@ class Session:
 
     def _capture(self) -> None:
         """The step as a graph, on a state that is empty before and after."""
+        if self._prefills is not None:
+            self._prefills.forget()
         if self._graphed:
             self._graph = StepGraph(self._forward, self.device)
             self.state.reset()
