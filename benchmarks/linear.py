@@ -35,7 +35,7 @@ SHAPES = {
 """Width in, width out, a norm before, SwiGLU after."""
 TILES = ((8192, 4, 396), (8192, 4, 528), (4096, 4, 792), (16384, 8, 264), (8192, 4, 10**6))
 """Elements of the weight a program at a time, its warps, programs at most; the first is the default."""
-BATCH_TILES = ((64, 64, 4, 256), (64, 128, 3, 256), (64, 64, 6, 132), (128, 64, 4, 192), (128, 128, 3, 132))
+BATCH_TILES = ((64, 64, 6, 90), (64, 64, 4, 256), (64, 128, 4, 90), (128, 64, 4, 192), (64, 64, 8, 90))
 """Rows and columns of a tile, stages, programs wanted; the first is the default."""
 OUT_OF_CACHE = 400e6
 REPEATS, REPLAYS = 3, 5

@@ -16,11 +16,12 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernels.mlstm.decode_triton import overlaps
 
-BLOCK_N, BLOCK_K, STAGES, WARPS = 64, 64, 4, 4
+BLOCK_N, BLOCK_K, STAGES, WARPS = 64, 64, 6, 4
 """With SwiGLU half of the rows are of the gate, half of what it multiplies: BLOCK_N / 2 is `COUNTED_ROWS`."""
-PROGRAMS = 256
-"""Wanted: about two for each of the 132 multiprocessors of an H100."""
-FETCH = 512
+PROGRAMS = 90
+"""Wanted: fewer than the 132 multiprocessors of an H100 will do, each with five tiles on their way.
+More would cut its length, and each part has to be written and added."""
+FETCH = 1024
 """Of a part of the length, that the chip's cache fetches in advance: together at most 25 MB."""
 SHORTEST = 256
 """Of a part of the length: below, writing and adding the parts costs more than it gains."""
