@@ -45,13 +45,8 @@ class PackedModel:
         layers: Any = model.backbone
         products = self._products = Products(model, batch_size, backend)
         if isinstance(config, MLSTMConfig):
-            # For the programs of a head to count in; the steps of all blocks run one after the other.
-            arrivals = torch.zeros(
-                batch_size * config.num_heads, dtype=torch.int32, device=model.lm_head.weight.device
-            )
             self._blocks: list[Block] = [
-                PackedMLSTM(cast(MLSTMBlock, block), config, arrivals, products, backend)
-                for block in layers.blocks
+                PackedMLSTM(cast(MLSTMBlock, block), config, products, backend) for block in layers.blocks
             ]
         elif isinstance(config, TransformerConfig):
             self._blocks = [

@@ -79,13 +79,13 @@ def read_through(
 class Products:
     """The products of many vectors: those of a step, whose number is fixed, and of a prefill.
 
-    All of a model run one after the other.
+    All kernels of a model run one after the other: those that count arrivals share the counts.
     """
 
     def __init__(self, model: LanguageModel, batch_size: int, backend: str | None) -> None:
         weight, d_model = model.lm_head.weight, model.config.d_model
         rows = max(len(weight), 4 * d_model, 2 * getattr(model.config, "ffn_dim", 0))
-        counts = max(-(-rows // COUNTED_ROWS), batch_size)
+        counts = max(-(-rows // COUNTED_ROWS), batch_size * model.config.num_heads)
         self.arrivals = torch.zeros(counts, dtype=torch.int32, device=weight.device)
         wanted = batch_size in OWN_PRODUCTS and weight.dtype in (torch.bfloat16, torch.float16)
         self._own = batch_size if wanted else 0
@@ -125,7 +125,6 @@ class PackedMLSTM:
         self,
         block: MLSTMBlock,
         config: MLSTMConfig,
-        arrivals: Tensor,
         products: Products,
         backend: str | None,
     ) -> None:
@@ -137,7 +136,6 @@ class PackedMLSTM:
         self.gates: dict[str, Any] = {"gate_weight": pack(gates), "gate_bias": pack(gates, "bias")}
         self.out = layer.out_proj.weight
         self.head_norm = layer.multihead_norm.weight
-        self.arrivals = arrivals
         self.feed = Feed(block.norm_ffn, block.ffn, products, backend)
         self.products = products
         self.backend: dict[str, Any] = {"backend": backend}
@@ -192,7 +190,7 @@ class PackedMLSTM:
         h = mlstm_step(
             q, k, v, i, f, (C, n, m),
             eps=c.norm_eps, gate_soft_cap=c.gate_soft_cap, norm_weight=self.head_norm, norm_eps=c.norm_eps,
-            ogate=o, arrivals=self.arrivals, **self.backend,
+            ogate=o, arrivals=self.products.arrivals[: m.numel()], **self.backend,
         )  # fmt: skip
         return h.flatten(-2)
 
