@@ -137,13 +137,15 @@ def trials(session: Session, timeout_s: float) -> Row:
     requests = [
         Trial(
             config=config.name, dtype=str(dtype).removeprefix("torch."), width=K, value_width=V, packed=full,
-            starts=full, ends=full,
+            starts=full, ends=full, described=described,
         )
         for K, V in WIDTHS
         for full in (False, True)
         for dtype in (torch.bfloat16, torch.float16, torch.float32)
         for config in candidates(dtype)
         if dtype != torch.float16 or WIDTHS[0] == (K, V)
+        for described in (False, True)
+        if not described or (dtype == torch.bfloat16 and config.described is not None and not full)
     ]  # fmt: skip
     assemblers = {"own": {}} | ({str(session.options.ptxas): {}} if session.options.ptxas else {})
     until = time.monotonic() + timeout_s

@@ -70,10 +70,17 @@ def mlstm(
     C0, n0, m0 = (part.float() for part in initial_state) if initial_state else (None, None, None)
     if C0 is not None and n0 is not None:
         C0, n0 = _widen(_widen(C0).transpose(-1, -2)).transpose(-1, -2), _widen(n0)
-    h, C, n, m, *_ = torch.ops.isoflop.mlstm_forward(
-        q, k, v, i.float(), f.float(), C0, n0, m0, cu_seqlens, return_final_state,
-        eps, gate_soft_cap, input_gate == "sigmoid", exact_norm, K**-0.5,
+    i, f = i.float(), f.float()
+    arguments = (
+        C0, n0, m0, cu_seqlens, return_final_state, eps, gate_soft_cap, input_gate == "sigmoid", exact_norm,
+        K**-0.5,
     )  # fmt: skip
+    if _intercepted(q, k, v, i, f):
+        h, C, n, m, *_ = torch.ops.isoflop.mlstm_forward(q, k, v, i, f, *arguments)
+    else:
+        if torch.is_autocast_enabled(q.device.type):
+            q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
+        h, C, n, m = _Eager.apply(q, k, v, i, f, *arguments)
     if h.shape[-1] != V:
         h = h[..., :V]
     if return_final_state and C.shape[-2:] != (K, V):
@@ -86,6 +93,95 @@ def _widen(x: Tensor) -> Tensor:
     whole words, and are read an element at a time."""
     missing = -x.shape[-1] % 16
     return F.pad(x, (0, missing)) if missing else x
+
+
+def _forward_now(
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, C0: Tensor | None, n0: Tensor | None,
+    m0: Tensor | None, cu_seqlens: Tensor | None, want_state: bool, eps: float, gate_soft_cap: float | None,
+    sigmoid: bool, exact_norm: bool, scale: float,
+) -> tuple[Any, ...]:  # fmt: skip
+    """As `_forward`, with None for what is not wanted."""
+    from kernels.mlstm.sequence_check import checked_config, described
+    from kernels.mlstm.sequence_launch import forward
+    from kernels.mlstm.sequence_shapes import Options
+
+    q, k, v = (_contiguous_channels(x) for x in (q, k, v))
+    options = Options(
+        eps=eps, gate_soft_cap=gate_soft_cap, sigmoid=sigmoid, exact_norm=exact_norm, scale=scale
+    )
+    initial = None
+    if C0 is not None and n0 is not None and m0 is not None:
+        initial = (C0.contiguous(), n0.contiguous(), m0.contiguous())
+    kind = {
+        "packed": cu_seqlens is not None, "starts": initial is not None, "ends": want_state,
+        "exact_norm": exact_norm,
+    }  # fmt: skip
+    with _on_device(q):
+        config = checked_config(q, v, **kind)
+        h, (C, n, m), saved = forward(
+            q, k, v, i, f, initial, cu_seqlens, want_state, options, config,
+            described=described(config, q, k, v, **kind),
+        )  # fmt: skip
+    return h, C, n, m, *saved
+
+
+def _backward_now(
+    dh: Tensor, dC1: Tensor | None, dn1: Tensor | None, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor,
+    has_initial: bool, cu_seqlens: Tensor | None, h: Tensor, want_state: bool, C: Tensor, n: Tensor,
+    rows: Tensor, bounds: Tensor, norms: Tensor, eps: float, gate_soft_cap: float | None, sigmoid: bool,
+    exact_norm: bool, scale: float,
+) -> tuple[Any, ...]:  # fmt: skip
+    """As `_backward`, with None for what there is not."""
+    from kernels.mlstm.sequence_calls import describable
+    from kernels.mlstm.sequence_check import checked_config, described
+    from kernels.mlstm.sequence_launch import backward
+    from kernels.mlstm.sequence_shapes import Options, Saved
+
+    q, k, v, dh = (_contiguous_channels(x) for x in (q, k, v, dh))
+    options = Options(
+        eps=eps, gate_soft_cap=gate_soft_cap, sigmoid=sigmoid, exact_norm=exact_norm, scale=scale
+    )
+    d_final = None if dC1 is None or dn1 is None else (dC1.contiguous(), dn1.contiguous())
+    saved = Saved(C, n, rows, bounds, norms)
+    kind = {
+        "packed": cu_seqlens is not None, "starts": has_initial, "ends": want_state, "exact_norm": exact_norm
+    }  # fmt: skip
+    with _on_device(q):
+        config = checked_config(q, v, **kind)
+        through = described(config, q, k, v, **kind)
+        if through and not describable(dh):
+            dh = dh.contiguous()
+        return backward(
+            dh, d_final, q, k, v, i, f, h, has_initial, cu_seqlens, saved, options, config, described=through
+        )
+
+
+def _intercepted(*tensors: Tensor) -> bool:
+    """Whether something other than the device may see the operator: a compiler, a mode, a transform, a
+    subclass. Where nothing does, the operator is called without torch's dispatcher, whose wrappers in Python
+    take 0.2 to 0.4 ms a training step of one layer: more than the kernels of a small one."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or any(type(x) not in (Tensor, torch.nn.Parameter) for x in tensors)
+    )
+
+
+class _Eager(torch.autograd.Function):
+    """The operator for tensors that nothing intercepts; the same functions as the registered one."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Any, ...]:
+        output = _forward_now(*inputs)
+        _setup_context(ctx, inputs, output)
+        return output[:4]
+
+    @staticmethod
+    def backward(ctx: Any, *entering: Any) -> tuple[Any, ...]:
+        # To be differentiated again, it must be the registered one: that says that it cannot be.
+        return _differentiate(ctx, *entering, run=None if torch.is_grad_enabled() else _backward_now)
 
 
 @torch.library.custom_op("isoflop::mlstm_forward", mutates_args=())
@@ -107,25 +203,11 @@ def _forward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """h, final C, n (empty unless wanted), m; then what the backward pass reads (`sequence_shapes.Saved`)."""
-    from kernels.mlstm.sequence_check import checked_config
-    from kernels.mlstm.sequence_launch import forward
-    from kernels.mlstm.sequence_shapes import Options
-
-    q, k, v = (_contiguous_channels(x) for x in (q, k, v))
-    options = Options(
-        eps=eps, gate_soft_cap=gate_soft_cap, sigmoid=sigmoid, exact_norm=exact_norm, scale=scale
+    h, C, n, *rest = _forward_now(
+        q, k, v, i, f, C0, n0, m0, cu_seqlens, want_state, eps, gate_soft_cap, sigmoid, exact_norm, scale
     )
-    initial = None
-    if C0 is not None and n0 is not None and m0 is not None:
-        initial = (C0.contiguous(), n0.contiguous(), m0.contiguous())
-    with _on_device(q):
-        config = checked_config(
-            q, v, packed=cu_seqlens is not None, starts=initial is not None, ends=want_state,
-            exact_norm=exact_norm,
-        )  # fmt: skip
-        h, (C, n, m), saved = forward(q, k, v, i, f, initial, cu_seqlens, want_state, options, config)
     empty = q.new_empty(0, dtype=torch.float32)
-    return h, empty if C is None else C, torch.empty_like(empty) if n is None else n, m, *saved
+    return h, empty if C is None else C, torch.empty_like(empty) if n is None else n, *rest
 
 
 @_forward.register_fake
@@ -172,24 +254,10 @@ def _backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dq, dk, dv, di, df, dC0, dn0 (the last two empty without an initial state)."""
-    from kernels.mlstm.sequence_check import checked_config
-    from kernels.mlstm.sequence_launch import backward
-    from kernels.mlstm.sequence_shapes import Options, Saved
-
-    q, k, v, dh = (_contiguous_channels(x) for x in (q, k, v, dh))
-    options = Options(
-        eps=eps, gate_soft_cap=gate_soft_cap, sigmoid=sigmoid, exact_norm=exact_norm, scale=scale
-    )
-    d_final = None if dC1 is None or dn1 is None else (dC1.contiguous(), dn1.contiguous())
-    saved = Saved(C, n, rows, bounds, norms)
-    with _on_device(q):
-        *gradients, dC0, dn0 = backward(
-            dh, d_final, q, k, v, i, f, h, has_initial, cu_seqlens, saved, options,
-            checked_config(
-                q, v, packed=cu_seqlens is not None, starts=has_initial, ends=want_state,
-                exact_norm=exact_norm,
-            ),
-        )  # fmt: skip
+    *gradients, dC0, dn0 = _backward_now(
+        dh, dC1, dn1, q, k, v, i, f, has_initial, cu_seqlens, h, want_state, C, n, rows, bounds, norms, eps,
+        gate_soft_cap, sigmoid, exact_norm, scale,
+    )  # fmt: skip
     empty = q.new_empty(0, dtype=torch.float32)
     dq, dk, dv, di, df = gradients
     return dq, dk, dv, di, df, empty if dC0 is None else dC0, torch.empty_like(empty) if dn0 is None else dn0
@@ -211,13 +279,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     q, k, v, i, f, C0, n0, _, cu_seqlens, want_state, *ctx.options = inputs
     ctx.want_state, ctx.has_initial = want_state, C0 is not None
     h, C, n, _, *saved = output
-    ctx.state_shapes = C.shape, n.shape
+    ctx.state_shapes = (C.shape, n.shape) if ctx.want_state else None
     ctx.save_for_backward(q, k, v, i, f, C0, n0, cu_seqlens, h, *saved)
     ctx.set_materialize_grads(False)
 
 
 def _differentiate(
-    ctx: Any, dh: Tensor | None, dC: Tensor | None, dn: Tensor | None, *_: Any
+    ctx: Any, dh: Tensor | None, dC: Tensor | None, dn: Tensor | None, *_: Any, run: Any = None
 ) -> tuple[Any, ...]:
     q, k, v, i, f, C0, n0, cu_seqlens, h, *saved = ctx.saved_tensors
     d_final: tuple[Tensor | None, Tensor | None] = (None, None)
@@ -225,7 +293,7 @@ def _differentiate(
         zeros = [i.new_zeros(shape, dtype=torch.float32) for shape in ctx.state_shapes]
         d_final = (zeros[0] if dC is None else dC, zeros[1] if dn is None else dn)
     dh = torch.zeros_like(h) if dh is None else dh.to(h.dtype)
-    dq, dk, dv, di, df, dC0, dn0 = torch.ops.isoflop.mlstm_backward(
+    dq, dk, dv, di, df, dC0, dn0 = (run or torch.ops.isoflop.mlstm_backward)(
         dh, *d_final, q, k, v, i, f, ctx.has_initial, cu_seqlens, h, ctx.want_state, *saved, *ctx.options
     )
     if not ctx.has_initial:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from kernels.backends import interpreted
 from kernels.mlstm.reference import State, mlstm_reference
-from kernels.mlstm.sequence_configs import SequenceConfig, candidates
+from kernels.mlstm.sequence_configs import LARGE, SequenceConfig, candidates
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,8 @@ class Trial:
     ends: bool = False
     """With a final state, and a gradient of it."""
     exact_norm: bool = True
+    described: bool = False
+    """With descriptors."""
 
 
 _verdicts: dict[tuple[Trial, torch.device], float] = {}
@@ -89,6 +91,34 @@ def checked_config(
         f"no mLSTM kernel configuration gives right results here for {trial}: tried {', '.join(tried)}; "
         'the log says why; backend="reference" needs none'
     )
+
+
+def described(
+    config: SequenceConfig,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    packed: bool = False,
+    starts: bool = False,
+    ends: bool = False,
+    exact_norm: bool = True,
+) -> bool:
+    """Whether these tensors are to be read through descriptors: they can be, it is worth it, and it gives
+    the right numbers here."""
+    from kernels.mlstm.sequence_calls import describable
+
+    if config.described is None or packed or q.numel() + v.numel() < LARGE or interpreted():
+        return False
+    if q.dtype != torch.bfloat16:  # states are: a product with them reads float16 tokens into registers too
+        return False
+    if not describable(q, k, v) or torch.cuda.get_device_capability(q.device) < (9, 0):
+        return False
+    trial = Trial(
+        config=config.name, dtype=str(q.dtype).removeprefix("torch."), width=q.shape[-1],
+        value_width=v.shape[-1], starts=starts, ends=ends, exact_norm=exact_norm, described=True,
+    )  # fmt: skip
+    return _verdict(trial, q.device) <= TOLERANCE[trial.dtype]
 
 
 def verdicts() -> dict[str, float]:
@@ -233,11 +263,14 @@ def _ours(
 
     q, k, v, i, f, dh, dC, dn = inputs
     options = Options(eps=1e-6, gate_soft_cap=15.0, sigmoid=False, exact_norm=trial.exact_norm)
-    h, (C, n, m), saved = forward(q, k, v, i, f, initial, cu_seqlens, trial.ends, options, config, cut=2)
+    h, (C, n, m), saved = forward(
+        q, k, v, i, f, initial, cu_seqlens, trial.ends, options, config, cut=2, described=trial.described
+    )
     d_final = (dC, dn) if trial.ends else None
     *gradients, dC0, dn0 = backward(
-        dh, d_final, q, k, v, i, f, h, trial.starts, cu_seqlens, saved, options, config, cut=2
-    )
+        dh, d_final, q, k, v, i, f, h, trial.starts, cu_seqlens, saved, options, config, cut=2,
+        described=trial.described,
+    )  # fmt: skip
     return [x for x in (h, m, C, n, *gradients, dC0, dn0) if x is not None]
 
 

@@ -8,7 +8,7 @@ All have 4 warps: with 8, two groups of warps share the operands of a product, a
 the first that is done overwrite what the second still reads (triton-lang/triton, issue 11047).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -20,6 +20,10 @@ segments."""
 
 SHORTEST = 4
 """Chunks of a segment, at least."""
+
+
+LARGE = 2**27
+"""Elements of q and v together from which on descriptors are worth what they cost the host."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,8 @@ class ChunkBlocks:
     reduce: int
     """Channels taken at a time in its loop, a divisor of `columns`."""
     stages: int
+    registers: int | None = None
+    """A thread may have, if fewer than the most: for more programs at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +65,8 @@ class SequenceConfig:
     state_gradients: WalkBlocks
     outputs: ChunkBlocks
     gradients: ChunkBlocks
+    described: tuple[ChunkBlocks, ChunkBlocks] | None = None
+    """For outputs and gradients, with as many columns, where the copy engine loads what their loops read."""
 
 
 def _half(name: str, states: tuple[int, int], state_gradients: tuple[int, int]) -> SequenceConfig:
@@ -71,6 +79,7 @@ def _half(name: str, states: tuple[int, int], state_gradients: tuple[int, int]) 
         state_gradients=WalkBlocks(tile=state_gradients, tokens=64, stages=3),
         outputs=chunks,
         gradients=chunks,
+        described=(replace(chunks, stages=2, registers=168), chunks),
     )
 
 

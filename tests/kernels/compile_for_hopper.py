@@ -10,26 +10,38 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from kernels.mlstm import sequence_chunks, sequence_states
+from kernels.mlstm import sequence_chunks, sequence_gradients, sequence_states
 from kernels.mlstm.sequence_configs import HALF, SequenceConfig, block_width
 
 HOPPER = ("cuda", 90, 32)
 WIDTHS = (128, 256)
+STATES = ("C", "dC")
 ABSENT = ("cu", "first", "owner", "C0", "n0", "C1", "n1", "dC1", "dn1", "dC0", "dn0")
 HALVES = ("a", "b", "q", "k", "v", "g", "h", "C", "dC", "dq", "dk", "dv")
 
 
-def intermediate_code(kernel: Any, constants: dict[str, Any], stages: int) -> str:
-    """Triton's code after its pipeliner."""
-    signature, attributes = {}, {}
+def intermediate_code(
+    kernel: Any,
+    constants: dict[str, Any],
+    stages: int,
+    blocks: dict[str, tuple[int, ...]],
+    tokens: str = "bf16",
+    **options: Any,
+) -> str:
+    """Triton's code after its pipeliner. blocks: of descriptors; tokens: type of what is not a state."""
+    signature: dict[str, str] = {}
+    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
     values = dict(constants)
     for place, name in enumerate(kernel.arg_names):
-        if name.endswith("_ptr") and name[:-4] in ABSENT:
+        if (name.endswith("_ptr") and name[:-4] in ABSENT) or (name.endswith("_desc") and not blocks):
             values[name] = None
         if name in values:
             signature[name] = "constexpr"
+        elif name.endswith("_desc"):
+            signature[name] = f"tensordesc<bf16{list(blocks[name[:-5]])}>"
         elif name.endswith("_ptr"):
-            signature[name] = "*bf16" if name[:-4] in HALVES else "*fp32"
+            half = "bf16" if name[:-4] in STATES else tokens
+            signature[name] = f"*{half}" if name[:-4] in HALVES else "*fp32"
         else:
             signature[name] = "fp32" if name in ("scale", "eps") else "i32"
         if name not in values and name.endswith(("_ptr", "_st", "_sh")):
@@ -37,7 +49,7 @@ def intermediate_code(kernel: Any, constants: dict[str, Any], stages: int) -> st
     places = {(kernel.arg_names.index(name),): value for name, value in values.items()}
     source = triton.compiler.ASTSource(kernel, signature=signature, constexprs=places, attrs=attributes)
     target = triton.backends.compiler.GPUTarget(*HOPPER)
-    compiled = triton.compile(source, target=target, options={"num_warps": 4, "num_stages": stages})
+    compiled = triton.compile(source, target=target, options=options | {"num_warps": 4, "num_stages": stages})
     return str(compiled.asm["ttgir"])
 
 
@@ -60,11 +72,11 @@ def overwritten_operands(code: str) -> list[str]:
     return found
 
 
-def constants(kernel: str, config: SequenceConfig) -> dict[str, Any]:
+def constants(kernel: str, config: SequenceConfig, described: bool = False) -> dict[str, Any]:
     K, V = WIDTHS
     common = {"K": K, "V": V, "KP": K, "VP": V, "L": config.chunk, "VARLEN": False, "ALIGN": 16}
     common |= {"PRECISION": config.precision}
-    blocks = getattr(config, kernel)
+    blocks = blocks_of(kernel, config, described)
     if kernel in ("states", "state_gradients"):
         common |= {"BK": blocks.tile[0], "BV": blocks.tile[1], "BT": blocks.tokens, "TOTALS": False}
         common |= {"HAS_START": False, "HAS_END": False} | ({"EXACT": True} if kernel != "states" else {})
@@ -72,13 +84,31 @@ def constants(kernel: str, config: SequenceConfig) -> dict[str, Any]:
         BD, BR = (
             [block_width(width, limit) for width in WIDTHS] for limit in (blocks.columns, blocks.reduce)
         )
-        common |= {"BM": blocks.rows, "PRECISE": False}
+        common |= {"BM": blocks.rows, "PRECISE": False, "DESCRIBED": described}
         if kernel == "outputs":
             common |= {"BR": BR[0], "BD": BD[1]}
         else:
             common |= {"BRK": BR[0], "BRV": BR[1], "BDK": BD[0], "BDV": BD[1]}
             common |= {"EXACT": True, "WITH_DN": True}
     return common
+
+
+def blocks_of(kernel: str, config: SequenceConfig, described: bool) -> Any:
+    if not described:
+        return getattr(config, kernel)
+    assert config.described is not None
+    return config.described[kernel == "gradients"]
+
+
+def descriptor_blocks(kernel: str, values: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    rows = values["BM"]
+    if kernel == "outputs":
+        tokens = (1, 1, rows, values["BR"])
+        return {"q": tokens, "k": tokens, "C": (values["BR"], values["BD"])}
+    of_k, of_v = (1, 1, rows, values["BRK"]), (1, 1, rows, values["BRV"])
+    state = (values["BDK"], values["BRV"])
+    state_of_v = (values["BRK"], values["BDV"])
+    return {"q": of_k, "k": of_k, "v": of_v, "g": of_v, "C": state, "dC": state, "dC_of_v": state_of_v}
 
 
 @triton.jit
@@ -97,12 +127,25 @@ def mixed_kernel(a_ptr, b_ptr, c_ptr, D: tl.constexpr):  # type: ignore[no-untyp
 
 def main() -> None:
     """One JSON object: by kernel, the number of products and the operands that are overwritten."""
-    codes = {"mixed": intermediate_code(mixed_kernel, {"D": 512}, 3)}
+    config = HALF[0]
+    modules = {"outputs": sequence_chunks, "gradients": sequence_gradients}
+    codes = {"mixed": intermediate_code(mixed_kernel, {"D": 512}, 3, {})}
     for kernel in ("states", "outputs", "state_gradients", "gradients"):
-        config = HALF[0]
-        module = sequence_states if "state" in kernel else sequence_chunks
-        jitted = getattr(module, f"{kernel}_kernel")
-        codes[kernel] = intermediate_code(jitted, constants(kernel, config), getattr(config, kernel).stages)
+        jitted = getattr(modules.get(kernel, sequence_states), f"{kernel}_kernel")
+        stages = getattr(config, kernel).stages
+        codes[kernel] = intermediate_code(jitted, constants(kernel, config), stages, {})
+        if kernel in modules:
+            codes[f"{kernel}, float16"] = intermediate_code(
+                jitted, constants(kernel, config), 1, {}, tokens="fp16"
+            )
+            codes[f"{kernel}, float16, pipelined"] = intermediate_code(
+                jitted, constants(kernel, config), stages, {}, tokens="fp16"
+            )
+            values, blocks = constants(kernel, config, True), blocks_of(kernel, config, True)
+            limit = {} if blocks.registers is None else {"maxnreg": blocks.registers}
+            codes[f"{kernel}, described"] = intermediate_code(
+                jitted, values, blocks.stages, descriptor_blocks(kernel, values), **limit
+            )
     found = {
         name: (code.count("warp_group_dot "), overwritten_operands(code)) for name, code in codes.items()
     }

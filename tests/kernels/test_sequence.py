@@ -399,7 +399,7 @@ def test_blocks_divide_what_they_walk_over(config: SequenceConfig, width: int) -
     kernel."""
     padded = sequence_configs.padded_width(width, config)
     assert width <= padded < width + 64
-    for blocks in (config.outputs, config.gradients):
+    for blocks in (config.outputs, config.gradients, *(config.described or ())):
         assert padded % sequence_configs.block_width(width, blocks.columns) == 0
         assert padded % sequence_configs.block_width(width, blocks.reduce) == 0
         assert config.chunk % blocks.rows == 0

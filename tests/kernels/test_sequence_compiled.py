@@ -17,7 +17,10 @@ import pytest
 pytest.importorskip("triton")
 
 ROOT = Path(__file__).parents[2]
-KERNELS = ["states", "outputs", "state_gradients", "gradients"]
+KERNELS = [
+    "states", "outputs", "outputs, described", "outputs, float16", "state_gradients", "gradients",
+    "gradients, described", "gradients, float16",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -40,5 +43,7 @@ def test_no_product_in_flight_reads_what_is_overwritten(
     assert not overwritten
 
 
-def test_would_see_it(found: dict[str, tuple[int, list[str]]]) -> None:
-    assert found["mixed"][1]
+@pytest.mark.parametrize("kernel", ["mixed", "outputs, float16, pipelined", "gradients, float16, pipelined"])
+def test_would_see_it(found: dict[str, tuple[int, list[str]]], kernel: str) -> None:
+    """And why float16 has one stage."""
+    assert found[kernel][1]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kernels.mlstm import mlstm
+from kernels.mlstm import mlstm, sequence_check
 from tests.kernels.sequence_problems import NAMES, Problem, assert_close, random_problem, run
 from xlstm.config import MLSTMConfig
 from xlstm.models.language_model import build_model, next_token_loss
@@ -204,6 +204,28 @@ def test_inductor_compiles_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
         for a, b in zip(found, expected, strict=True):
             assert (a - b).norm() < 2e-2 * b.norm()
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("widths", WIDTHS)
+def test_descriptors_change_no_bit(monkeypatch: pytest.MonkeyPatch, widths: tuple[int, int]) -> None:
+    """What is large is read through descriptors, after a trial; here the same problem is large and is not.
+    Lengths have a tail; q, k and v are slices of one tensor."""
+    K, V = widths
+    generator = torch.Generator(GPU).manual_seed(0)
+    fused = torch.randn(2, 333, 3, 2 * K + V, generator=generator, device=GPU).to(BFLOAT16)
+    gates = [torch.randn(2, 333, 3, generator=generator, device=GPU) + mean for mean in (-3.0, 3.0)]
+    dh = torch.randn(2, 333, 3, V, generator=generator, device=GPU).to(BFLOAT16)
+    found = []
+    for large in (2**62, 1):
+        monkeypatch.setattr(sequence_check, "LARGE", large)
+        leaves = [x.detach().requires_grad_() for x in (*fused.split([K, K, V], -1), *gates)]
+        poison()
+        h = mlstm(*leaves, backend="triton")
+        found.append([h, *torch.autograd.grad(h, leaves, dh)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    if not (K % 16 or V % 16):
+        described = [trial for trial in sequence_check.verdicts() if "described=True" in trial]
+        assert any(f"width={K}, value_width={V}" in trial for trial in described)
 
 
 def test_a_model_reaches_the_loss_of_the_reference() -> None:
