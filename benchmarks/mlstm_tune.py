@@ -61,7 +61,8 @@ def with_blocks(kernel: str, blocks: Row) -> SequenceConfig:
         chosen = WalkBlocks(**blocks | {"tile": tuple(blocks["tile"])})
     else:
         chosen = ChunkBlocks(**blocks)
-    return replace(HALF[0], name=f"{kernel} {label(blocks)}", **{kernel: chosen})  # type: ignore[arg-type]
+    config = replace(HALF[0], name=f"{kernel} {label(blocks)}", **{kernel: chosen})  # type: ignore[arg-type]
+    return replace(config, described=(config.outputs, config.gradients))
 
 
 def label(blocks: Row) -> str:
@@ -75,7 +76,9 @@ def try_blocks(request: Row) -> Row:
 
     config = with_blocks(request["kernel"], request["blocks"])
     K, V = request["widths"]
-    trial = Trial(config=config.name, dtype="bfloat16", width=K, value_width=V)
+    trial = Trial(
+        config=config.name, dtype="bfloat16", width=K, value_width=V, described=request["described"]
+    )
     with torch.no_grad():
         return {"error": problem_error(trial, torch.device("cuda"), config=config)}
 
@@ -92,8 +95,11 @@ def time_kernels(request: Row) -> Iterator[Row]:
     for blocks in request["all_blocks"]:
         try:
             config = with_blocks(kernel, blocks)
-            problem = launch.Problem.of(q, k, v, i, f, None, options, config)
-            h, _, saved = launch.forward(q, k, v, i, f, None, None, False, options, config)
+            described = request["described"]
+            problem = launch.Problem.of(q, k, v, i, f, None, options, config, described)
+            h, _, saved = launch.forward(
+                q, k, v, i, f, None, None, False, options, config, described=described
+            )
             states = launch.launch_state_gradients(problem, saved, dh, h, None, False)
             calls = {
                 "states": lambda p=problem, s=saved: launch.launch_states(p, s, None, False),
@@ -126,18 +132,21 @@ def child(mode: str, request: Row, timeout_s: float) -> tuple[list[Row], str]:
 
 
 def try_all(
-    kernel: str, widths: tuple[int, int], left: Callable[[], float]
+    kernel: str, widths: tuple[int, int], described: bool, left: Callable[[], float]
 ) -> Iterator[tuple[Row, tuple[list[Row], str]]]:
     """Every candidate for one kernel, several processes at a time."""
     requests = [
-        {"kernel": kernel, "widths": widths, "blocks": asdict(blocks)} for blocks in candidates(kernel)
+        {"kernel": kernel, "widths": widths, "described": described, "blocks": asdict(blocks)}
+        for blocks in candidates(kernel)
     ]
     with ThreadPoolExecutor(max(1, min(8, (os.cpu_count() or 2) // 2))) as pool:
         answers = pool.map(lambda request: child("try", request, max(1.0, min(TRY_S, left()))), requests)
         yield from zip(requests, answers, strict=True)
 
 
-def run(kernels: list[str], shapes: list[str], path: Path | None, time_limit: float) -> list[Row]:
+def run(
+    kernels: list[str], shapes: list[str], described: bool, path: Path | None, time_limit: float
+) -> list[Row]:
     started, rows = time.monotonic(), list[Row]()
 
     def left() -> float:
@@ -153,12 +162,14 @@ def run(kernels: list[str], shapes: list[str], path: Path | None, time_limit: fl
     for shape in (s for s in cases.SHAPES if any(part in s.name for part in shapes)):
         for kernel in kernels:
             right = []
-            for request, (found, why) in try_all(kernel, (shape.width, shape.value_width), left):
-                row = found[0] if found else {"problem": why}
+            for request, (found, why) in try_all(kernel, (shape.width, shape.value_width), described, left):
+                row: Row = found[0] if found else {"problem": why}
                 keep({"kind": "try", **request, **row})
                 if row.get("error", RIGHT) < RIGHT:
                     right.append(request["blocks"])
-            request = {"kernel": kernel, "shape": shape.name, "all_blocks": right}
+            request = {
+                "kernel": kernel, "shape": shape.name, "described": described, "all_blocks": right
+            }  # fmt: skip
             found, why = [], "no time or none right"
             if right and left() > 5:
                 found, why = child("time", request, left())
@@ -187,6 +198,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write all rows here")
     parser.add_argument("--kernels", nargs="+", default=list(KERNELS), choices=KERNELS)
     parser.add_argument("--shapes", nargs="+", default=["16h-128/256-S8192"], help="parts of names of shapes")
+    parser.add_argument(
+        "--described", action="store_true", help="through descriptors, as large problems are read"
+    )
     parser.add_argument("--time-limit", type=float, default=300.0, help="seconds")
     parser.add_argument("--try", dest="trial", help=argparse.SUPPRESS)
     parser.add_argument("--time", help=argparse.SUPPRESS)
@@ -200,7 +214,11 @@ def main(arguments: list[str] | None = None) -> int:
         for row in time_kernels(json.loads(options.time)):
             print(json.dumps(row), flush=True)
     else:
-        print(markdown(run(options.kernels, options.shapes, options.json, options.time_limit)))
+        print(
+            markdown(
+                run(options.kernels, options.shapes, options.described, options.json, options.time_limit)
+            )
+        )
     return 0
 
 
