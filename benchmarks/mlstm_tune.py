@@ -145,7 +145,7 @@ def try_all(
 
 
 def run(
-    kernels: list[str], shapes: list[str], described: bool, path: Path | None, time_limit: float
+    kernels: list[str], shapes: list[str], path: Path | None, time_limit: float, described: bool = False
 ) -> list[Row]:
     started, rows = time.monotonic(), list[Row]()
 
@@ -216,7 +216,7 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         print(
             markdown(
-                run(options.kernels, options.shapes, options.described, options.json, options.time_limit)
+                run(options.kernels, options.shapes, options.json, options.time_limit, options.described)
             )
         )
     return 0
