@@ -29,6 +29,8 @@ LIMITS = -1
 PREPARED_S = 150.0
 """A process that is not ready by then is given up."""
 ENDING_S = 5.0
+TRIALS = ("own-products", "staying-maps", "prefill-graphs")
+TRIED = "not the default: our own products of batches, maps whose programs stay, captured prefills"
 
 
 class Worker:
@@ -149,9 +151,15 @@ def _work(options: argparse.Namespace, jobs: list[Job]) -> None:
     if options.worker == LIMITS:
         inference_worker.limits(options.device, "bf16" if options.device == "cuda" else "fp32")
     else:
-        if options.own_products:
+        if "own-products" in options.tried:
             packed_blocks.OWN_PRODUCTS = range(3, MOST_VECTORS + 1)
-        job = replace(jobs[options.worker], graph=not options.eager)
+        if "staying-maps" in options.tried:
+            from kernels.linear import skinny_triton
+
+            skinny_triton.STAY = True
+        job = replace(
+            jobs[options.worker], graph=not options.eager, graph_prefill="prefill-graphs" in options.tried
+        )
         inference_worker.main(job, profile=options.profile)
 
 
@@ -166,9 +174,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--smoke", action="store_true", help="tiny models on a CPU: does everything run?")
     parser.add_argument("--profile", action="store_true", help="after each row, its kernels by their time")
-    parser.add_argument(
-        "--own-products", action="store_true", help="of batches, in the place of the library's"
-    )
+    parser.add_argument("--try", dest="tried", nargs="+", choices=TRIALS, default=[], help=TRIED)
     parser.add_argument("--json")
     parser.add_argument("--markdown")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)

@@ -41,6 +41,8 @@ class Job:
     points: tuple[Point, ...]
     graph: bool = True
     """Decode steps as a CUDA graph."""
+    graph_prefill: bool = False
+    """Short prefills of ours too."""
 
     @property
     def name(self) -> str:

@@ -273,7 +273,13 @@ def _engine(job: Job, model: nn.Module, point: Point) -> AnyEngine:
     capacity = point.prefill_length + point.generated
     if isinstance(model, nn.Module) and job.engine == "transformers":
         return PeerEngine(model, point.batch_size, capacity, graph=job.graph and point.device == "cuda")
-    session = Session(model, point.batch_size, capacity, state_dtype=DTYPES[point.state_dtype])  # type: ignore[arg-type]
+    session = Session(
+        model,  # type: ignore[arg-type]
+        point.batch_size,
+        capacity,
+        state_dtype=DTYPES[point.state_dtype],
+        graph_prefill=job.graph_prefill,
+    )
     return SessionEngine(session)
 
 

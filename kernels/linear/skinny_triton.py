@@ -1,13 +1,13 @@
 # mypy: disable-error-code="no-untyped-def"
 """The decode step's maps on a GPU: memory is asked for the weights before anything else is done.
 
-A program of the map owns some blocks of a few rows of the weight and all of their length; it needs no
-neighbour. It computes with one block while the next two are on their way. Every kernel is a programmatic
-dependent launch: it requests its weights while the kernel before still runs, and waits for that one's result
-only when it needs it. So the memory has work from the first kernel of a step to the last. A kernel that
-writes waits before it does: what it overwrites may still be read. Why such a chain is sound, and what a
-kernel of it must keep to, is said in `kernels.mlstm.decode_triton`: every program of every kernel here waits,
-and reads nothing before that but weights.
+A program of the map owns a few rows of the weight and all of their length, so that it has them all in flight
+at once; it needs no neighbour. Every kernel is a programmatic dependent launch: it requests its weights while
+the kernel before still runs, and waits for that one's result only when it needs it. So the memory has work
+from the first kernel of a step to the last. A kernel that writes waits before it does: what it overwrites may
+still be read. Why such a chain is sound, and what a kernel of it must keep to, is said in
+`kernels.mlstm.decode_triton`: every program of every kernel here waits, and reads nothing before that but
+weights.
 """
 
 import torch
@@ -19,13 +19,17 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from kernels.mlstm.decode_triton import overlaps
 
 ELEMENTS, WARPS = 8192, 4
-"""Of the weight a program at a time: 64 a thread, 16 KiB of bfloat16. Twice both where rows are wide."""
+"""Of the weight a program at a time: 64 a thread, 16 KiB of bfloat16."""
+
+STAY = False
+"""Whether a program of a map goes on with other blocks, two of which are on their way meanwhile: compiles and
+is tested, but no GPU has timed it yet."""
+
+PROGRAMS = 396, 264
+"""Those that stay, at most: three for each of an H100's 132 multiprocessors, which are all there at once.
+Rows longer than WIDE take twice ELEMENTS and WARPS, for the vector alone would fill the registers: two."""
 
 WIDE = 4096
-"""Longer rows than that: the vector alone would fill the registers of WARPS."""
-
-PROGRAMS, WIDE_PROGRAMS = 396, 264
-"""Of a map at most: three (two) for each of an H100's 132 multiprocessors, which are all there at once."""
 
 TOKENS, SEVERAL = 8, 1024
 """Rows that a program of `add_norm` takes one after the other, from so many rows on: the weights of the gates
@@ -54,11 +58,11 @@ def launch_linear(
         num_gates = gate_weight.shape[0]
         gates = torch.empty(batch, num_gates, dtype=torch.float32, device=x.device)
     block_k = triton.next_power_of_2(width)
-    wide = block_k > WIDE
-    block_n = max(1, (2 if wide else 1) * ELEMENTS // block_k // (2 if glu else 1))
+    wide = 2 if STAY and block_k > WIDE else 1
+    block_n = max(1, wide * ELEMENTS // block_k // (2 if glu else 1))
     blocks = triton.cdiv(rows, block_n)
-    # As many for each program as for any other, or one fewer.
-    walkers = triton.cdiv(blocks, triton.cdiv(blocks, WIDE_PROGRAMS if wide else PROGRAMS))
+    # Who stays has as many blocks as any other, or one fewer.
+    walkers = triton.cdiv(blocks, triton.cdiv(blocks, PROGRAMS[wide - 1])) if STAY else blocks
     x = x.contiguous()
     absent = x  # never read
     _linear_kernel[(walkers + num_gates, batch)](
@@ -70,8 +74,8 @@ def launch_linear(
         y, y if gates is None else gates,
         rows, num_gates, norm_eps,
         WIDTH=width, NORM=norm_weight is not None, GATE_BIAS=gate_bias is not None, GLU=glu,
-        RESIDUAL=residual is not None,
-        BLOCK_N=block_n, BLOCK_K=block_k, num_warps=WARPS * (2 if wide else 1), num_stages=1,
+        RESIDUAL=residual is not None, STAY=STAY,
+        BLOCK_N=block_n, BLOCK_K=block_k, num_warps=WARPS * wide, num_stages=1,
         **_dependent(x),
     )  # fmt: skip
     return y, gates
@@ -160,7 +164,7 @@ def _rows(
     weight, block, rows, WIDTH: tl.constexpr, GLU: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr
 ):
     """A block of rows, on its way; with GLU the one that lies `rows` further too. Beyond the end: nothing."""
-    ns = block.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    ns = (block * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
     ks = tl.arange(0, BLOCK_K)
     there = (ns < rows)[:, None] & (ks < WIDTH)[None, :]
     place = weight + ns[:, None] * WIDTH + ks[None, :]
@@ -174,11 +178,32 @@ def _rows(
 
 
 @triton.jit
+def _multiply(
+    w, lower, row, residual, y, sequence, block, rows,
+    GLU: tl.constexpr, RESIDUAL: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """A block of rows by the vector, and what comes after."""
+    dtype = y.dtype.element_ty
+    ns = (block * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
+    out = sequence * rows + ns
+    if RESIDUAL:
+        kept = tl.load(residual + out, mask=ns < rows, other=0.0)
+    result = tl.sum(w.to(tl.float32) * row[None, :], axis=1).to(dtype).to(tl.float32)
+    if GLU:
+        up = tl.sum(lower.to(tl.float32) * row[None, :], axis=1).to(dtype).to(tl.float32)
+        result = ((result * tl.sigmoid(result)).to(dtype).to(tl.float32) * up).to(dtype).to(tl.float32)
+    if RESIDUAL:
+        result += kept.to(tl.float32)
+    tl.store(y + out, result.to(dtype), mask=ns < rows)
+
+
+@triton.jit
 def _linear_kernel(
     x, weight, norm_weight, gate_weight, gate_bias, residual, y, gates,
     rows, num_gates, eps,
     WIDTH: tl.constexpr, NORM: tl.constexpr, GATE_BIAS: tl.constexpr, GLU: tl.constexpr,
-    RESIDUAL: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, OVERLAP: tl.constexpr,
+    RESIDUAL: tl.constexpr, STAY: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     if OVERLAP:
         gdc_launch_dependents()
@@ -191,30 +216,23 @@ def _linear_kernel(
         gain = tl.load(norm_weight + ks, mask=inside, other=0.0).to(tl.float32)
     if program >= num_gates:
         walkers = tl.num_programs(0) - num_gates
-        first = program - num_gates
-        w, lower = _rows(weight, first, rows, WIDTH, GLU, BLOCK_N, BLOCK_K)
-        w_next, lower_next = _rows(weight, first + walkers, rows, WIDTH, GLU, BLOCK_N, BLOCK_K)
+        block = program - num_gates
+        w, lower = _rows(weight, block, rows, WIDTH, GLU, BLOCK_N, BLOCK_K)
+        if STAY:
+            w_next, lower_next = _rows(weight, block + walkers, rows, WIDTH, GLU, BLOCK_N, BLOCK_K)
         if OVERLAP:
             gdc_wait()
         row = tl.load(x + sequence * WIDTH + ks, mask=inside, other=0.0).to(tl.float32)
         if NORM:
             row = _normed(row, gain, WIDTH, eps, dtype)
-        for block in range(first, tl.cdiv(rows, BLOCK_N), walkers):
-            w_last, lower_last = _rows(weight, block + 2 * walkers, rows, WIDTH, GLU, BLOCK_N, BLOCK_K)
-            ns = block * BLOCK_N + tl.arange(0, BLOCK_N)
-            out = sequence * rows + ns
-            if RESIDUAL:
-                kept = tl.load(residual + out, mask=ns < rows, other=0.0)
-            result = tl.sum(w.to(tl.float32) * row[None, :], axis=1).to(dtype).to(tl.float32)
-            if GLU:
-                up = tl.sum(lower.to(tl.float32) * row[None, :], axis=1).to(dtype).to(tl.float32)
-                result = ((result * tl.sigmoid(result)).to(dtype).to(tl.float32) * up).to(dtype)
-                result = result.to(tl.float32)
-            if RESIDUAL:
-                result += kept.to(tl.float32)
-            tl.store(y + out, result.to(dtype), mask=ns < rows)
-            w, w_next = w_next, w_last
-            lower, lower_next = lower_next, lower_last
+        if STAY:
+            for now in range(block, tl.cdiv(rows, BLOCK_N), walkers):
+                w_last, lower_last = _rows(weight, now + 2 * walkers, rows, WIDTH, GLU, BLOCK_N, BLOCK_K)
+                _multiply(w, lower, row, residual, y, sequence, now, rows, GLU, RESIDUAL, BLOCK_N)
+                w, w_next = w_next, w_last
+                lower, lower_next = lower_next, lower_last
+        else:
+            _multiply(w, lower, row, residual, y, sequence, block, rows, GLU, RESIDUAL, BLOCK_N)
     else:
         gate = program
         v = tl.load(gate_weight + gate * WIDTH + ks, mask=inside, other=0.0).to(tl.float32)

@@ -112,7 +112,7 @@ def test_prompts_in_pieces(config: ModelConfig) -> None:
 def test_a_prefill_that_comes_again_is_the_same(config: ModelConfig) -> None:
     """The first is not captured, the others are; of several lengths in turn, more than are kept."""
     model = inference_model(lively(config, torch.float32), torch.float32, "cuda")
-    session = Session(model, 2, 8)
+    session = Session(model, 2, 8, graph_prefill=True)
     text = tokens(2, 60).cuda()
     found: dict[int, list[Tensor]] = {}
     for length in [30, 60, 30, 60, 7, 8, 9, 10, 7, 8, 9, 10, 30, 60, 7]:

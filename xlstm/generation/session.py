@@ -37,6 +37,7 @@ class Session:
         max_capacity: int | None = None,
         state_dtype: torch.dtype = torch.float32,
         cuda_graph: bool | None = None,
+        graph_prefill: bool = False,
         prefill_tokens: int = PREFILL_TOKENS,
         check_memory: bool = True,
     ) -> None:
@@ -44,7 +45,9 @@ class Session:
 
         The cache grows by half when it is full, up to `max_capacity` tokens (None: as long as there is
         memory). An mLSTM's state does not depend on the length; `state_dtype` is float32 or bfloat16.
-        `cuda_graph` None means on a GPU: the step is captured here, once, and again when a cache grows.
+        `cuda_graph` None means on a GPU: the step is captured here, once, and again when a cache grows. With
+        `graph_prefill` a short prefill, which takes longer to launch than to run, is captured as well when
+        its length comes a second time; that keeps the memory of its activations.
 
         Raises:
             MemoryLimitError: state and prefill would not fit, before anything of it is allocated.
@@ -76,7 +79,8 @@ class Session:
         self._packed = PackedModel(model, batch_size) if packs else None
         self._graphed = self.device.type == "cuda" if cuda_graph is None else cuda_graph
         self._graph: StepGraph | None = None
-        self._prefills = PrefillGraphs() if self._graphed and self._packed is not None else None
+        captures = graph_prefill and self._graphed and self._packed is not None
+        self._prefills = PrefillGraphs() if captures else None
         self._capture()
 
     @property
