@@ -54,9 +54,11 @@ def test_the_captured_step_is_the_full_forward(config: ModelConfig, batch: int) 
 
 
 @pytest.mark.parametrize("arch", ["mlstm", "transformer"])
-@pytest.mark.parametrize(("batch", "own"), [(1, False), (5, False), (5, True), (64, True)])
+@pytest.mark.parametrize(
+    ("batch", "own", "stay"), [(1, False, False), (1, False, True), (5, False, False), (64, True, False)]
+)
 def test_dependent_launches_change_nothing(
-    monkeypatch: pytest.MonkeyPatch, arch: str, batch: int, own: bool
+    monkeypatch: pytest.MonkeyPatch, arch: str, batch: int, own: bool, stay: bool
 ) -> None:
     """Every sum has its order, so a kernel that read what was not yet written shows in the bits."""
     make = mlstm_config if arch == "mlstm" else transformer_config
@@ -64,14 +66,11 @@ def test_dependent_launches_change_nothing(
     model = random_model(config, device="cuda")
     prompt = torch.randint(5000, (batch, 20), generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(packed_blocks, "OWN_PRODUCTS", range(3, 65) if own else range(0))
+    monkeypatch.setattr(skinny_triton, "STAY", stay)
     found = []
     for overlap in (False, True):
-        if not overlap:
-            for module in (decode_triton, skinny_triton, batch_triton, attention_triton):
-                monkeypatch.setattr(module, "overlaps", lambda device: False)
-        else:
-            monkeypatch.undo()
-            monkeypatch.setattr(packed_blocks, "OWN_PRODUCTS", range(3, 65) if own else range(0))
+        for module in (decode_triton, skinny_triton, batch_triton, attention_triton):
+            monkeypatch.setattr(module, "overlaps", lambda device, overlap=overlap: overlap)
         session = Session(model, batch, 200)
         session.prefill(prompt)
         texts = session.decode(150)
