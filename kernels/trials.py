@@ -47,6 +47,11 @@ def verdict(trial: Any, device: torch.device, module: str, tolerance: float) -> 
     return _verdicts[key]
 
 
+def verdicts() -> dict[str, float]:
+    """What this process uses or has refused, and the largest error of each; infinite where it did not run."""
+    return {f"{trial} on {device}": error for (trial, device), error in _verdicts.items()}
+
+
 def attempt(trial: Any, device: torch.device, module: str, tolerance: float, path: Path) -> float:
     """In a process of its own. What it finds is kept, unless it lacked time or memory."""
     request = json.dumps(asdict(trial) | {"device": device.index or 0})
@@ -80,14 +85,25 @@ def verdict_path(trial: Any, device: torch.device, module: str) -> Path:
     """Named after everything that a verdict depends on: all sources beside the module among it."""
     import triton
 
-    folder = Path(__file__).parents[1].joinpath(*module.split(".")[:-1])
+    sources = _folder(module).glob("*.py")
     assembler = triton.knobs.nvidia.ptxas
     parts = [
         repr(trial), torch.cuda.get_device_name(device), torch.__version__, triton.__version__,
-        str(assembler.version), *(source.read_text() for source in sorted(folder.glob("*.py"))),
+        str(assembler.version), *(source.read_text() for source in sorted(sources)),
     ]  # fmt: skip
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-    return Path(triton.knobs.cache.dir) / f"isoflop-{folder.name}" / f"{digest}.json"
+    return verdict_folder(module) / f"{digest}.json"
+
+
+def verdict_folder(module: str) -> Path:
+    """Where the verdicts of a module's trials are kept."""
+    import triton
+
+    return Path(triton.knobs.cache.dir) / f"isoflop-{_folder(module).name}"
+
+
+def _folder(module: str) -> Path:
+    return Path(__file__).parents[1].joinpath(*module.split(".")[:-1])
 
 
 def largest_error(

@@ -6,10 +6,9 @@ has another name, and does not count here.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import torch
 
@@ -28,44 +27,29 @@ class Verdict:
 
 def kept_verdicts(device: torch.device) -> Iterator[Verdict]:
     """The verdicts that hold on a device today."""
-    for kernel, make, path_of, tolerance in _kernels():
-        for path in sorted(path_of(None).glob("*.json")):
+    from kernels import trials
+
+    for kernel, module in _kernels():
+        for path in sorted(trials.verdict_folder(module.__name__).glob("*.json")):
             try:
                 kept = json.loads(path.read_text(encoding="utf-8"))
-                trial, error = make(**kept["trial"]), float(kept["error"])
+                trial, error = module.Trial(**kept["trial"]), float(kept["error"])
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # of another version of the code, or being written
-            if path_of((trial, device)) == path:
-                limit = tolerance[trial.dtype]
+            if trials.verdict_path(trial, device, module.__name__) == path:
+                proven = error <= module.TOLERANCE[trial.dtype]
                 yield Verdict(
-                    kernel=kernel, config=trial.config, dtype=trial.dtype, error=error, proven=error <= limit
+                    kernel=kernel, config=trial.config, dtype=trial.dtype, error=error, proven=proven
                 )
 
 
-PathOf = Callable[[tuple[Any, torch.device] | None], Path]
+def _kernels() -> Iterator[tuple[str, ModuleType]]:
+    """Names, and modules that try them: each has its `Trial` and its `TOLERANCE` by dtype."""
+    from kernels.mlstm import sequence_check
+    from kernels.slstm import check
 
-
-def _kernels() -> Iterator[tuple[str, Callable[..., Any], PathOf, dict[str, float]]]:
-    """Name, kind of trial, the path of a trial's verdict (of None: the folder), and tolerance by dtype."""
-    import triton
-
-    from kernels import trials
-    from kernels.mlstm import sequence_check as mlstm
-    from kernels.slstm import check as slstm
-
-    cache = Path(triton.knobs.cache.dir)
-    yield (
-        "mLSTM",
-        mlstm.Trial,
-        lambda at: cache / "isoflop-mlstm" if at is None else mlstm._verdict_path(*at),
-        mlstm.TOLERANCE,
-    )
-    yield (
-        "sLSTM",
-        slstm.Trial,
-        lambda at: cache / "isoflop-slstm" if at is None else trials.verdict_path(*at, slstm.__name__),
-        slstm.TOLERANCE,
-    )
+    yield "mLSTM", sequence_check
+    yield "sLSTM", check
 
 
 def summary(verdicts: list[Verdict]) -> list[str]:

@@ -1,43 +1,29 @@
 """Which configuration of the sequence kernels may be used here: the first that has given the right numbers
 here.
 
-A Triton that the configurations were not written for may abort the process that compiles one, compile it to
-what kills the device context, or miscompile it without a word. So a configuration is tried in a process of
-its own, on a random problem of the kind that is asked for (dtype, widths, packed documents, states, exact
-normaliser), forward and backward, against the reference in float64, several times with equal bits. The
-verdict is kept in memory, and on disk beside Triton's cache for the same kernels, compiler and device. A
-configuration that fails is reported and the next is tried; when none is left, that is an error.
-
     python -m kernels.mlstm.sequence_check '{"config": "half-32x32", "dtype": "bfloat16", ...}'
 
-is such a process: it prints a line of JSON.
+is the process that tries one (`kernels.trials`): a random problem of the kind that is asked for (dtype,
+widths, packed documents, states, exact normaliser), forward and backward, against the reference in float64.
+When no configuration is left to try, that is an error.
 """
 
-import hashlib
 import json
-import logging
-import math
-import os
-import subprocess
 import sys
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from kernels import trials
 from kernels.backends import interpreted
 from kernels.mlstm.reference import State, mlstm_reference
 from kernels.mlstm.sequence_configs import LARGE, SequenceConfig, candidates
-
-logger = logging.getLogger(__name__)
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-2}
 """Of a whole tensor, relative to its norm: far above rounding, far below what a wrong kernel does."""
 
 REPEATS = 3
-LIMIT_S = 300.0
-FAILED = float("inf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +43,6 @@ class Trial:
     exact_norm: bool = True
     described: bool = False
     """With descriptors."""
-
-
-_verdicts: dict[tuple[Trial, torch.device], float] = {}
 
 
 def checked_config(
@@ -121,77 +104,8 @@ def described(
     return _verdict(trial, q.device) <= TOLERANCE[trial.dtype]
 
 
-def verdicts() -> dict[str, float]:
-    """What this process uses or has refused, and the largest error of each; infinite where it did not run."""
-    return {f"{trial} on {device}": error for (trial, device), error in _verdicts.items()}
-
-
 def _verdict(trial: Trial, device: torch.device) -> float:
-    key = (trial, device)
-    if key not in _verdicts:
-        path = _verdict_path(trial, device)
-        if path.exists():
-            _verdicts[key] = float(json.loads(path.read_text())["error"])
-        else:
-            if torch.cuda.is_current_stream_capturing():
-                raise RuntimeError(
-                    "mLSTM kernels: run the model once before capturing a CUDA graph, so that they are tried"
-                )
-            _verdicts[key] = _try(trial, device, path)
-    return _verdicts[key]
-
-
-def _try(trial: Trial, device: torch.device, path: Path) -> float:
-    """In a process of its own. What it finds is kept, unless it lacked time or memory."""
-    request = json.dumps(asdict(trial) | {"device": device.index or 0})
-    root = str(Path(__file__).parents[2])
-    paths = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    command = [sys.executable, "-m", "kernels.mlstm.sequence_check", request]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=LIMIT_S, env=environment, check=False
-        )
-    except subprocess.TimeoutExpired:
-        logger.warning("mLSTM kernels: %s gave no answer in %.0f s, not used", trial, LIMIT_S)
-        return FAILED
-    if done.returncode != 0:
-        reason = (done.stderr.strip() or "no message")[-300:]
-        logger.warning("mLSTM kernels: %s ends with code %d, not used: %s", trial, done.returncode, reason)
-        if "out of memory" not in reason:
-            _keep(path, trial, FAILED)
-        return FAILED
-    error = float(json.loads(done.stdout.splitlines()[-1])["error"])
-    if error <= TOLERANCE[trial.dtype]:
-        logger.info("mLSTM kernels: %s, error %.1e", trial, error)
-    else:
-        logger.warning("mLSTM kernels: %s is wrong here by %.1e, not used", trial, error)
-    _keep(path, trial, error)
-    return error
-
-
-def _keep(path: Path, trial: Trial, error: float) -> None:
-    new = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(json.dumps({"trial": asdict(trial), "error": error}))
-        new.replace(path)
-    except OSError as problem:
-        logger.warning("mLSTM kernels: the verdict is not kept, the next process tries again: %s", problem)
-
-
-def _verdict_path(trial: Trial, device: torch.device) -> Path:
-    """Named after everything that a verdict depends on."""
-    import triton
-
-    assembler = triton.knobs.nvidia.ptxas
-    sources = sorted(Path(__file__).parent.glob("sequence*.py"))
-    parts = [
-        repr(trial), repr(_named(trial)), torch.cuda.get_device_name(device), torch.__version__,
-        triton.__version__, str(assembler.version), *(source.read_text() for source in sources),
-    ]  # fmt: skip
-    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-    return Path(triton.knobs.cache.dir) / "isoflop-mlstm" / f"{digest}.json"
+    return trials.verdict(trial, device, "kernels.mlstm.sequence_check", TOLERANCE[trial.dtype])
 
 
 def _named(trial: Trial) -> SequenceConfig:
@@ -215,17 +129,10 @@ def problem_error(
     """
     config = config or _named(trial)
     inputs, initial, cu_seqlens = _problem(trial, device, batch, heads, length)
-    results = []
-    for _ in range(repeats):
-        if device.type == "cuda":  # what is not written must not look right by chance
-            torch.full((2**26,), torch.nan, device=device)
-        results.append(_ours(trial, config, inputs, initial, cu_seqlens))
-    for again in results[1:]:
-        if not all(torch.equal(a, b) for a, b in zip(results[0], again, strict=True)):
-            return FAILED
     expected = _expected(trial, inputs, initial, cu_seqlens)
-    errors = [_relative(a, b) for a, b in zip(results[0], expected, strict=True)]
-    return max(errors)
+    return trials.largest_error(
+        lambda: _ours(trial, config, inputs, initial, cu_seqlens), expected, device, repeats
+    )
 
 
 Inputs = tuple[Tensor, ...]
@@ -288,22 +195,15 @@ def _expected(trial: Trial, inputs: Inputs, initial: State | None, cu_seqlens: T
         )  # fmt: skip
         outputs = [(h, inputs[5])] + ([(C, inputs[6]), (n, inputs[7])] if trial.ends else [])
         grads = torch.autograd.grad([y for y, _ in outputs], leaves, [dy.double() for _, dy in outputs])
-    return [h, m, *([C, n] if trial.ends else []), *grads]
-
-
-def _relative(x: Tensor, reference: Tensor) -> float:
-    """Of what must be zero, the norm in a unit that tolerates none."""
-    reference = reference.detach()
-    error = float((x.double() - reference).norm() / reference.norm().clamp_min(1e-30))
-    return error if math.isfinite(error) else FAILED
+    return [x.detach() for x in (h, m, *([C, n] if trial.ends else []), *grads)]
 
 
 def main(request: str) -> None:
-    """Tries what the request says and prints its error, for the process that waits for it."""
+    """Try what the request says."""
     fields = json.loads(request)
     device = torch.device("cuda", fields.pop("device"))
     with torch.cuda.device(device), torch.no_grad():
-        print(json.dumps({"error": problem_error(Trial(**fields), device)}))
+        trials.answer(problem_error(Trial(**fields), device))
 
 
 if __name__ == "__main__":

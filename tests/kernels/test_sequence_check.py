@@ -1,9 +1,5 @@
 """No configuration is used before it has given the right numbers, whatever goes wrong while it is tried."""
 
-import json
-import logging
-import subprocess
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,7 +21,6 @@ def like(width: int, dtype: torch.dtype = torch.bfloat16) -> Any:
 @pytest.fixture(autouse=True)
 def no_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sequence_check, "interpreted", lambda: False)
-    monkeypatch.setattr(sequence_check, "_verdicts", {})
 
 
 def test_the_first_that_is_right_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,56 +66,3 @@ def test_what_changes_between_runs_is_not_right(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(sequence_check, "_ours", ours)
     assert problem_error(TRIAL, torch.device("cpu"), repeats=2) == float("inf")
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="checks what happens without a GPU")
-def test_a_process_that_fails_is_a_verdict_and_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Here it fails for want of a GPU; where Triton aborts or the device is lost, all the same."""
-    path = tmp_path / "cache" / "verdict.json"
-    monkeypatch.setattr(sequence_check, "_verdict_path", lambda trial, device: path)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    with caplog.at_level(logging.WARNING):
-        assert sequence_check._verdict(TRIAL, GPU) == float("inf")
-    assert "single-64" in caplog.text
-    assert "ends with code 1, not used" in caplog.text
-    monkeypatch.setattr(sequence_check, "_try", lambda *x: pytest.fail("tried again"))
-    sequence_check._verdicts.clear()
-    assert sequence_check._verdict(TRIAL, GPU) == float("inf")
-    assert "single-64" in next(iter(sequence_check.verdicts()))
-
-
-@pytest.mark.parametrize(
-    ("code", "out", "err", "error", "kept"),
-    [
-        (0, 'noise\n{"error": 0.001}\n', "", 0.001, True),
-        (0, '{"error": 0.3}\n', "", 0.3, True),
-        (-6, "", "LLVM ERROR", float("inf"), True),
-        (1, "", "torch.OutOfMemoryError: CUDA out of memory.", float("inf"), False),
-    ],
-)
-def test_answers_of_the_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, out: str, err: str, error: float, kept: bool
-) -> None:
-    path = tmp_path / "verdict.json"
-    answer = subprocess.CompletedProcess([], code, out, err)
-    monkeypatch.setattr(subprocess, "run", lambda *x, **options: answer)
-    assert sequence_check._try(TRIAL, GPU, path) == error
-    assert path.exists() == kept
-    if kept:
-        assert json.loads(path.read_text())["error"] == error
-
-
-def test_a_verdict_that_cannot_be_kept_still_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    answer = subprocess.CompletedProcess([], 0, '{"error": 0.001}', "")
-    monkeypatch.setattr(subprocess, "run", lambda *x, **options: answer)
-    assert sequence_check._try(TRIAL, GPU, tmp_path / "file" / "verdict.json") == 0.001
-
-
-def test_nothing_is_tried_while_a_graph_is_captured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequence_check, "_verdict_path", lambda trial, device: tmp_path / "none.json")
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    with pytest.raises(RuntimeError, match="run the model once before capturing"):
-        sequence_check._verdict(TRIAL, GPU)

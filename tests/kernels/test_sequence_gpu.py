@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kernels import trials
 from kernels.mlstm import mlstm, sequence_check
 from tests.kernels.sequence_problems import NAMES, Problem, assert_close, random_problem, run
 from xlstm.config import MLSTMConfig
@@ -224,7 +225,7 @@ def test_descriptors_change_no_bit(monkeypatch: pytest.MonkeyPatch, widths: tupl
         found.append([h, *torch.autograd.grad(h, leaves, dh)])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     if not (K % 16 or V % 16):
-        described = [trial for trial in sequence_check.verdicts() if "described=True" in trial]
+        described = [trial for trial in trials.verdicts() if "described=True" in trial]
         assert any(f"width={K}, value_width={V}" in trial for trial in described)
 
 

@@ -32,7 +32,7 @@ def test_what_was_tried_here_is_told_and_nothing_else(cache: Path, monkeypatch: 
     assert summary(list(kept_verdicts(DEVICE))) == []
     for width, error in ((32, 3e-3), (64, 4e-3), (128, math.inf)):
         trial = mlstm.Trial(config=first.name, dtype="bfloat16", width=width, value_width=width)
-        mlstm._keep(mlstm._verdict_path(trial, DEVICE), trial, error)
+        trials._keep(trials.verdict_path(trial, DEVICE, mlstm.__name__), trial, error)
     layout, *_ = configs.candidates(torch.float32, 64)
     wrong = slstm.Trial(config=layout.name, dtype="float32", width=64)
     trials._keep(trials.verdict_path(wrong, DEVICE, slstm.__name__), wrong, 0.5)
