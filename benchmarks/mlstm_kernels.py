@@ -19,14 +19,13 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import mlstm_cases as cases
+from benchmarks.machine import about
 from benchmarks.mlstm_decode import BATCHES, DECODE
 from benchmarks.mlstm_report import markdown
 
@@ -100,7 +99,7 @@ class Run:
         self.started = time.monotonic()
         self.rows: list[Row] = []
         self.workers: dict[str, Worker] = {}
-        self.about = describe_machine()
+        self.about = about("torch", "triton", "mlstm_kernels", "fla-core", "numpy")
 
     @property
     def left_s(self) -> float:
@@ -138,26 +137,6 @@ class Run:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-
-
-def describe_machine() -> Row:
-    cuda = torch.cuda.is_available()
-    names = ("torch", "triton", "mlstm_kernels", "fla-core", "numpy")
-    return {
-        "device": torch.cuda.get_device_name() if cuda else "CPU",
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version() if cuda else None,
-        "versions": {name: version for name in names if (version := _version(name))},
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "command": "python -m benchmarks.mlstm_kernels " + " ".join(Path(x).name for x in sys.argv[1:]),
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def plan(options: argparse.Namespace) -> list[Row]:

@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.machine import about, sentence
 from benchmarks.training_cases import Case, ours, peers, quick
 from xlstm.training.peak import matrix_peak
 
@@ -122,15 +123,11 @@ def run(options: argparse.Namespace) -> list[Row]:
         peak = matrix_peak(torch.device("cuda"), None) if on_gpu else None
         if on_gpu:
             torch.cuda.empty_cache()
-        about = {
-            "device": torch.cuda.get_device_name() if on_gpu else "CPU",
-            "torch": torch.__version__,
-            "matrix_peak_flops": peak,
-        }
+        found = {**about("torch", "triton"), "matrix_peak_flops": peak}
         total = torch.cuda.get_device_properties(0).total_memory / 2**30 if on_gpu else 0.0
         memory = Memory(total - RESERVE_GIB)
-        speed = f"matrix peak {peak / 1e12:.0f} TFLOP/s" if peak else "no matrix peak"
-        print(f"{about['device']}, torch {about['torch']}, {speed}")
+        speed = f"Matrix peak {peak / 1e12:.0f} TFLOP/s" if peak else "No matrix peak"
+        print(f"{sentence(found)} {speed}.")
         print(f"\n| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
         workers = [Worker(case, environment, folder) for case in cases]
 
@@ -157,7 +154,7 @@ def run(options: argparse.Namespace) -> list[Row]:
             rows.append(row)
             print(line(row), flush=True)
             if options.json:
-                write(options.json, {"about": about, "rows": rows})
+                write(options.json, {"about": found, "rows": rows})
     if options.profile:
         for row in rows:
             print_profile(row)
