@@ -140,8 +140,8 @@ def _write(path: Path, text: str) -> None:
 
 
 def plan(options: argparse.Namespace) -> list[Row]:
-    """Speeds first, ours before the peers': what a time limit cuts off stands last, and errors can be
-    measured in a run of their own."""
+    """Speeds first, and ours and the steps, which are short, before the peers': what a time limit cuts off
+    stands last, and errors can be measured in a run of their own."""
     quick, cpu = options.quick, options.device == "cpu"
     chosen = [c for c in cases.CONTENDERS.values() if not (cpu and c.gpu_only)]
     shapes = cases.QUICK_SHAPES if quick else cases.SHAPES
@@ -152,18 +152,27 @@ def plan(options: argparse.Namespace) -> list[Row]:
     requests: list[Row] = [
         {"kind": "bandwidth", "contender": "copy", "size": 2**20 if quick else 2**31},
     ]
-    requests += [
-        {"kind": "speed", "contender": c.name, "shape": dataclasses.asdict(shape), "budget_s": options.budget}
-        for c in chosen
-        if c.timed
-        for shape in shapes
-        if c.takes(shape)
-    ]
-    requests += [
+
+    def speeds(ours: bool) -> list[Row]:
+        return [
+            {
+                "kind": "speed",
+                "contender": c.name,
+                "shape": dataclasses.asdict(shape),
+                "budget_s": options.budget,
+            }
+            for c in chosen
+            if c.timed and ours == c.name.startswith("ours")
+            for shape in shapes
+            if c.takes(shape)
+        ]
+
+    decode = [
         {"kind": "decode", "contender": d.name, "batch": batch}
         for d in steps
         for batch in (BATCHES[:1] if quick else BATCHES)
     ]
+    requests += [*speeds(ours=True), *decode, *speeds(ours=False)]
     requests += [
         {"kind": "errors", "contender": c.name, "shape": dataclasses.asdict(shape)}
         for shape in (short, long)
@@ -188,7 +197,8 @@ def _wanted(request: Row, options: argparse.Namespace) -> bool:
 def warm_up(run: Run, requests: list[Row]) -> None:
     """All workers start and compile at the same time, each what is next: the cache on disk serves the others.
 
-    An error here is none: the measurement meets it again, or finds that it was a lack of memory for so many.
+    What fails is tried again by itself, for so many at once may lack memory; what fails then, the measurement
+    meets again.
     """
     tasks: queue.SimpleQueue[Row] = queue.SimpleQueue()
     for request in requests:
@@ -208,10 +218,15 @@ def warm_up(run: Run, requests: list[Row]) -> None:
             except queue.Empty:
                 return
             with room:
-                run.ask(task, name, reserve)
+                if "error" in run.ask(task, name, reserve):
+                    failed.append((name, task))
 
+    failed: list[tuple[str, Row]] = []
     with ThreadPoolExecutor(max_workers=len(names)) as pool:
         list(pool.map(compile_all, names))
+    for name, task in failed:
+        if run.left_s > reserve and (error := run.ask(task, name, reserve).get("error")):
+            print(f"warm-up     {task['contender']:15} {task['shape']['name']} {error}", flush=True)
     print(f"[{time.monotonic() - run.started:5.0f} s] compiled", flush=True)
 
 
