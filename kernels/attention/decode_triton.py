@@ -5,7 +5,7 @@ One query a head gives a program nothing to share, so the cache is cut along its
 the running softmax of its part, and a second kernel joins the parts. How far the cache reaches is read on the
 device: the launch is the same at every length, as a CUDA graph needs.
 
-Both kernels are dependent launches (`kernels.mlstm.decode_triton`) that wait before they read anything: what
+Both kernels are dependent launches (`kernels.dependent`) that wait before they read anything: what
 they gain is their start, and that the map after them can request its weights meanwhile.
 """
 
@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernels.mlstm.decode_triton import overlaps
+from kernels.dependent import dependent
 
 PROGRAMS = 1024
 """Wanted: several for each of the 132 multiprocessors of an H100, whose loads hide each other's latency."""
@@ -36,14 +36,14 @@ def launch_step(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, l
     sums = torch.empty(rows, splits, width, dtype=torch.float32, device=q.device)
     terms = torch.empty(rows, splits, 2, dtype=torch.float32, device=q.device)
     block_d = max(16, triton.next_power_of_2(width))
-    overlap = {"OVERLAP": True, "launch_pdl": True} if overlaps(q.device) else {"OVERLAP": False}
+    launch = dependent(q.device)
     _part_kernel[(rows, splits)](
         q, k, v, keys, values, lengths, sums, terms,
         *q.stride()[:2], *k.stride()[:2], *v.stride()[:2],
         heads, capacity, width, width**-0.5,
-        BLOCK_T=BLOCK_T, BLOCK_D=block_d, num_warps=4, **overlap,
+        BLOCK_T=BLOCK_T, BLOCK_D=block_d, num_warps=4, **launch,
     )  # fmt: skip
-    _join_kernel[(rows,)](sums, terms, h, width, SPLITS=splits, BLOCK_D=block_d, num_warps=4, **overlap)
+    _join_kernel[(rows,)](sums, terms, h, width, SPLITS=splits, BLOCK_D=block_d, num_warps=4, **launch)
     return h
 
 

@@ -4,7 +4,7 @@
 The matrix is read once and decides the time; the products themselves are nothing. A program owns some rows of
 the matrix and a part of their length, few enough of both that all programs together keep every multiprocessor
 busy. It has the chip's cache fetch its part while the kernel before still runs (weights alone: see
-`kernels.mlstm.decode_triton` on what a link may do), then goes over it in tiles. Where the length is cut, the
+`kernels.dependent` on what a link may do), then goes over it in tiles. Where the length is cut, the
 program of a tile that arrives last adds the parts, in their order whichever arrived when.
 """
 
@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernels.mlstm.decode_triton import overlaps
+from kernels.dependent import dependent
 
 BLOCK_N, BLOCK_K, STAGES, WARPS = 64, 64, 6, 4
 """With SwiGLU half of the rows are of the gate, half of what it multiplies: BLOCK_N / 2 is `COUNTED_ROWS`."""
@@ -38,13 +38,11 @@ def launch_batch_linear(x: Tensor, weight: Tensor, glu: bool, arrivals: Tensor) 
     partial = y
     if splits > 1:
         partial = torch.empty(splits, block_m, weight.shape[0], dtype=torch.float32, device=x.device)
-    overlap = overlaps(x.device)
     _batch_linear_kernel[(tiles, splits)](
         x.contiguous(), weight, y, partial, arrivals, batch, rows, width,
         GLU=glu, SPLITS=splits, EVEN=width % BLOCK_K == 0,
         BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=BLOCK_K, THREADS=32 * WARPS, FETCH=FETCH,
-        num_warps=WARPS, num_stages=STAGES,
-        **({"OVERLAP": True, "launch_pdl": True} if overlap else {"OVERLAP": False}),
+        num_warps=WARPS, num_stages=STAGES, **dependent(x.device),
     )  # fmt: skip
     return y
 

@@ -6,7 +6,7 @@ at once; it needs no neighbour. Every kernel is a programmatic dependent launch:
 the kernel before still runs, and waits for that one's result only when it needs it. So the memory has work
 from the first kernel of a step to the last. A kernel that writes waits before it does: what it overwrites may
 still be read. Why such a chain is sound, and what a kernel of it must keep to, is said in
-`kernels.mlstm.decode_triton`: every program of every kernel here waits, and reads nothing before that but
+`kernels.dependent`: every program of every kernel here waits, and reads nothing before that but
 weights.
 """
 
@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernels.mlstm.decode_triton import overlaps
+from kernels.dependent import dependent
 
 ELEMENTS, WARPS = 8192, 4
 """Of the weight a program at a time: 64 a thread, 16 KiB of bfloat16."""
@@ -76,7 +76,7 @@ def launch_linear(
         WIDTH=width, NORM=norm_weight is not None, GATE_BIAS=gate_bias is not None, GLU=glu,
         RESIDUAL=residual is not None, STAY=STAY,
         BLOCK_N=block_n, BLOCK_K=block_k, num_warps=WARPS * wide, num_stages=1,
-        **_dependent(x),
+        **dependent(x.device),
     )  # fmt: skip
     return y, gates
 
@@ -105,7 +105,7 @@ def launch_add_norm(
         total, normed, normed if gates is None else gates, batch, num_gates, norm_eps,
         WIDTH=width, CHANGE=change is not None, GATES=triton.next_power_of_2(num_gates) if num_gates else 0,
         GATE_BIAS=gate_bias is not None, TOKENS=1 if few else TOKENS,
-        BLOCK_K=triton.next_power_of_2(width), num_warps=8 if num_gates else WARPS, **_dependent(x),
+        BLOCK_K=triton.next_power_of_2(width), num_warps=8 if num_gates else WARPS, **dependent(x.device),
     )  # fmt: skip
     return total, normed, gates
 
@@ -116,7 +116,7 @@ def launch_swiglu(x: Tensor) -> Tensor:
     y = torch.empty(batch, rows, dtype=x.dtype, device=x.device)
     block = min(1024, triton.next_power_of_2(rows))
     grid = (triton.cdiv(rows, block), batch)
-    _swiglu_kernel[grid](x.contiguous(), y, rows, BLOCK_N=block, num_warps=WARPS, **_dependent(x))
+    _swiglu_kernel[grid](x.contiguous(), y, rows, BLOCK_N=block, num_warps=WARPS, **dependent(x.device))
     return y
 
 
@@ -128,7 +128,7 @@ def launch_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     block_h = min(triton.next_power_of_2(heads), max(1, 2048 // block_d))
     _rotate_kernel[(batch, triton.cdiv(heads, block_h))](
         x, cos.contiguous(), sin.contiguous(), y, *x.stride()[:2], heads, width // 2,
-        BLOCK_H=block_h, BLOCK_D=block_d, num_warps=WARPS, **_dependent(x),
+        BLOCK_H=block_h, BLOCK_D=block_d, num_warps=WARPS, **dependent(x.device),
     )  # fmt: skip
     return y
 
@@ -144,12 +144,8 @@ def launch_read_out(
     _read_out_kernel[(parts, batch)](
         x, logits, tokens, best, where, arrivals, width, soft_cap or 1.0,
         SOFT_CAP=soft_cap is not None, BLOCK=READ_OUT, PARTS=triton.next_power_of_2(parts),
-        num_warps=WARPS, **_dependent(x),
+        num_warps=WARPS, **dependent(x.device),
     )  # fmt: skip
-
-
-def _dependent(x: Tensor) -> dict[str, bool]:
-    return {"OVERLAP": True, "launch_pdl": True} if overlaps(x.device) else {"OVERLAP": False}
 
 
 @triton.jit

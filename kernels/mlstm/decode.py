@@ -40,7 +40,7 @@ def mlstm_step(
 
     `norm_weight` (H V) adds LayerNorm over the V channels of a head (mean subtracted, no bias), `ogate` (B,
     H, V) the product with its sigmoid, last. `arrivals`, int32 zeros (B H) that are zeros again afterwards,
-    make the step a link in a chain of dependent launches (`kernels.mlstm.decode_triton` has the conditions);
+    make the step a link in a chain of dependent launches (`kernels.dependent` has the conditions);
     for steps that run one after the other, never for two at once. `backend` as in `kernels.backends`. No
     gradient: decoding needs none.
 

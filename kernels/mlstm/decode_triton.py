@@ -8,19 +8,10 @@ slices: both are done by the program of a head that arrives last. Programs count
 is written before it counts (a barrier, then an atomic that releases and acquires), so the last one sees every
 slice; it puts the count back to zero. Which one it is changes nothing in what is computed.
 
-**Dependent launches.** With `arrivals` from the caller the kernel is a programmatic dependent launch, a link
-in a chain as that of `kernels.linear`: it begins while the kernel before still runs, and requests C, most of
-what it reads, before it waits for that one. A chain is sound because
-
-1. every program of every kernel in it waits (`gdc_wait`) before it reads what another kernel of the chain
-   wrote, and before it writes anything. A wait ends when the kernel before has ended and what it wrote is
-   visible; that one could end only when its own wait had: so a wait stands for all kernels before;
-2. what a kernel reads before its wait was written by no kernel of the chain: weights; and C, as long as
-   between two steps on one state there is a kernel that is no dependent launch. Such a kernel starts when all
-   before have ended, and nothing after it gets past its own wait, or starts at all, before it ended: it
-   begins a new chain. In a model's step that is the lookup of the embeddings.
-
-Without `arrivals` it is an ordinary launch, which needs no promise.
+With `arrivals` from the caller the kernel is a link in a chain of dependent launches (`kernels.dependent`,
+which says why that is sound): it requests C, most of what it reads, before it waits for the kernel before.
+That asks for a kernel between two steps on one state that is no dependent launch. Without `arrivals` it is
+an ordinary launch, which needs no promise.
 """
 
 from typing import TYPE_CHECKING
@@ -31,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernels.backends import interpreted
+from kernels.dependent import dependent
 from kernels.mlstm.reference import State
 
 if TYPE_CHECKING:
@@ -62,7 +53,7 @@ def launch_step(
     if h.numel() == 0:
         return h
     block_v, warps = tile(rows, width, value_width, C.element_size())
-    overlap = arrivals is not None and overlaps(v.device)
+    launch = dependent(v.device, arrivals is not None)
     if arrivals is None:
         arrivals = torch.zeros(rows, dtype=torch.int32, device=v.device)
     normed, gated = options.norm_weight is not None, options.ogate is not None
@@ -77,7 +68,7 @@ def launch_step(
         SOFT_CAP=options.gate_soft_cap is not None, SIGMOID_INPUT=options.input_gate == "sigmoid",
         NORM=normed, OUTPUT_GATE=gated,
         BLOCK_K=_block(width), BLOCK_V=block_v, BLOCK_H=_block(value_width),
-        num_warps=warps, **({"OVERLAP": True, "launch_pdl": True} if overlap else {"OVERLAP": False}),
+        num_warps=warps, **launch,
     )  # fmt: skip
     return h
 
@@ -98,11 +89,6 @@ def tile(rows: int, width: int, value_width: int, itemsize: int) -> tuple[int, i
     size = block_k * block
     aligned = value_width * itemsize % 16 == 0
     return block, 8 if size > 8192 and not aligned else min(4, max(1, size // 1024))
-
-
-def overlaps(device: torch.device) -> bool:
-    """Programmatic dependent launch: from Hopper on."""
-    return device.type == "cuda" and not interpreted() and torch.cuda.get_device_capability(device)[0] >= 9
 
 
 def _block(width: int) -> int:
