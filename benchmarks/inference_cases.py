@@ -45,6 +45,11 @@ class Job:
     """Short prefills of ours too."""
 
     @property
+    def warm_ups(self) -> int:
+        """Repetitions before those that count: the first compiles, the second captures what came again."""
+        return 2 if self.graph_prefill else 1
+
+    @property
     def name(self) -> str:
         return f"{self.engine} {self.arch} {self.size}"
 

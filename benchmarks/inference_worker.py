@@ -24,7 +24,7 @@ from kernels.backends import ENVIRONMENT_VARIABLE
 from xlstm.generation import Session, random_model
 from xlstm.timing.engines import SessionEngine
 from xlstm.timing.machine import versions
-from xlstm.timing.measure import DTYPES, WARM_UPS, device_limits, device_name, peak_memory, seconds
+from xlstm.timing.measure import DTYPES, device_limits, device_name, peak_memory, seconds
 from xlstm.timing.points import Point
 
 CHECKED_PROMPT, CHECKED_STEPS, CHECKED_BATCHES = 320, 6, (1, 5)
@@ -186,14 +186,14 @@ def _times(job: Job, model: nn.Module, point: Point, device: torch.device) -> di
     )
     whole = point.batch_size * point.prefill_length <= job.whole_prefill
     ttft, steps = [], []
-    for repetition in range(WARM_UPS + point.repetitions):
+    for repetition in range(job.warm_ups + point.repetitions):
         if whole:
             engine.reset()
             first = seconds(lambda: engine.prefill(prompts), device)
         elif not repetition:
             _fill(job, model, point, engine, prompts[:1])
         each = seconds(lambda: engine.steps(point.generated), device) / point.generated
-        if repetition >= WARM_UPS:
+        if repetition >= job.warm_ups:
             ttft += [first] if whole else []
             steps.append(each)
         if not whole:
@@ -227,7 +227,7 @@ def profile_point(job: Job, model: nn.Module, point: Point, device: torch.device
         engine.steps(PROFILED_STEPS)
 
     if point.batch_size * point.prefill_length <= job.whole_prefill:
-        for _ in range(WARM_UPS):
+        for _ in range(job.warm_ups):
             prefill()
         yield {**base, "what": "prefill", **profiled(prefill, device)}
     else:

@@ -1,8 +1,7 @@
 """One point measured: prompts of random tokens prefilled, tokens decoded, both timed, memory noted.
 
-The time to first token runs from tokens on the device to the first token chosen, everything compiled,
-captured and warm. The step time is the mean over the tokens generated after it, greedy, each feeding the
-next.
+The time to first token runs from tokens on the device to the first token chosen, everything compiled and
+warm. The step time is the mean over the tokens generated after it, greedy, each feeding the next.
 """
 
 import resource
@@ -17,8 +16,6 @@ from xlstm.timing.machine import processor_name, versions
 from xlstm.timing.points import Measurement, Point
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-WARM_UPS = 2
-"""Repetitions before those that count: the first compiles, the second may capture what came again."""
 _LIMIT_ELEMENTS = {"cpu": 2**24, "cuda": 2**29}
 _LIMIT_WIDTH = {"cpu": 1024, "cuda": 8192}
 
@@ -70,13 +67,13 @@ def measure(point: Point, build: Callable[[Point], Engine]) -> Measurement:
 def time_engine(
     engine: Engine, prompts: Tensor, generated: int, repetitions: int
 ) -> tuple[list[float], list[float]]:
-    """Seconds to the first token, and of a step, of each repetition; the first ones, not counted, warm up."""
+    """Seconds to the first token, and of a step, of each repetition; a first one, not counted, warms up."""
     ttft, steps = [], []
-    for repetition in range(WARM_UPS + repetitions):
+    for repetition in range(1 + repetitions):
         engine.reset()
         first = seconds(lambda: engine.prefill(prompts), prompts.device)
         each = seconds(lambda: engine.steps(generated), prompts.device) / generated
-        if repetition >= WARM_UPS:
+        if repetition:
             ttft.append(first)
             steps.append(each)
     return ttft, steps
