@@ -45,16 +45,9 @@ class Trial:
     """With descriptors."""
 
 
-def checked_config(
-    q: Tensor,
-    v: Tensor,
-    *,
-    packed: bool = False,
-    starts: bool = False,
-    ends: bool = False,
-    exact_norm: bool = True,
-) -> SequenceConfig:
-    """The configuration for tensors like q and v, which may be fake. In the interpreter, the first.
+def checked_config(q: Tensor, v: Tensor, **kind: bool) -> SequenceConfig:
+    """The configuration for tensors like q and v, which may be fake, and a `kind` of problem, by the fields
+    of a Trial. In the interpreter, the first.
 
     Raises:
         RuntimeError: none passes, or a CUDA graph is being captured before any was tried.
@@ -63,10 +56,7 @@ def checked_config(
     for config in candidates(q.dtype):
         if q.device.type != "cuda" or interpreted():
             return config
-        trial = Trial(
-            config=config.name, dtype=str(q.dtype).removeprefix("torch."), width=int(q.shape[-1]),
-            value_width=int(v.shape[-1]), packed=packed, starts=starts, ends=ends, exact_norm=exact_norm,
-        )  # fmt: skip
+        trial = _trial(config, q, v, **kind)
         if _verdict(trial, q.device) <= TOLERANCE[trial.dtype]:
             return config
         tried.append(config.name)
@@ -77,15 +67,7 @@ def checked_config(
 
 
 def described(
-    config: SequenceConfig,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    packed: bool = False,
-    starts: bool = False,
-    ends: bool = False,
-    exact_norm: bool = True,
+    config: SequenceConfig, q: Tensor, k: Tensor, v: Tensor, *, packed: bool = False, **kind: bool
 ) -> bool:
     """Whether these tensors are to be read through descriptors: they can be, it is worth it, and it gives
     the right numbers here."""
@@ -97,15 +79,19 @@ def described(
         return False
     if not describable(q, k, v) or torch.cuda.get_device_capability(q.device) < (9, 0):
         return False
-    trial = Trial(
-        config=config.name, dtype=str(q.dtype).removeprefix("torch."), width=q.shape[-1],
-        value_width=v.shape[-1], starts=starts, ends=ends, exact_norm=exact_norm, described=True,
-    )  # fmt: skip
+    trial = _trial(config, q, v, described=True, **kind)
     return _verdict(trial, q.device) <= TOLERANCE[trial.dtype]
 
 
+def _trial(config: SequenceConfig, q: Tensor, v: Tensor, **kind: bool) -> Trial:
+    return Trial(
+        config=config.name, dtype=str(q.dtype).removeprefix("torch."), width=int(q.shape[-1]),
+        value_width=int(v.shape[-1]), **kind,
+    )  # fmt: skip
+
+
 def _verdict(trial: Trial, device: torch.device) -> float:
-    return trials.verdict(trial, device, "kernels.mlstm.sequence_check", TOLERANCE[trial.dtype])
+    return trials.verdict(trial, device, __name__, TOLERANCE[trial.dtype])
 
 
 def _named(trial: Trial) -> SequenceConfig:
