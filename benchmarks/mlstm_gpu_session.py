@@ -30,6 +30,8 @@ from typing import Any
 
 import torch
 
+from benchmarks import machine
+
 Row = dict[str, Any]
 STEPS = {"tests": 0.30, "trials": 0.15, "benchmark": 0.35, "tune": 0.20}
 """And their shares of the time; what one leaves goes to the next."""
@@ -83,15 +85,8 @@ def about() -> Row:
     import triton
 
     assembler = triton.knobs.nvidia.ptxas
-    cuda = torch.cuda.is_available()
-    return {
-        "device": torch.cuda.get_device_name() if cuda else "CPU",
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-        "ptxas": assembler.version,
-        "cuda": torch.version.cuda,
-        "python": sys.version.split()[0],
-    }
+    python = sys.version.split()[0]
+    return {**machine.about("torch", "triton"), "ptxas": assembler.version, "python": python}
 
 
 def unpack(session: Session, wheels: Path) -> None:

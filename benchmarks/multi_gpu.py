@@ -32,6 +32,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.machine import about
 from benchmarks.training_cases import FAST, OURS, Case
 from benchmarks.training_step import write
 from xlstm.config import TransformerConfig
@@ -204,11 +205,9 @@ class Report:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        on_gpu = torch.cuda.is_available()
         self.found: Row = {
-            "device": torch.cuda.get_device_name() if on_gpu else "CPU",
+            **about("torch", "triton"),
             "gpus": torch.cuda.device_count(),
-            "torch": torch.__version__,
             "nccl": {key: value for key, value in os.environ.items() if key.startswith("NCCL_")},
             "scaling": [],
             "sweep": [],
