@@ -12,8 +12,18 @@ from torch import Tensor
 
 from kernels.mlstm import mlstm
 from kernels.mlstm.reference import State
+from kernels.mlstm.sequence_configs import ChunkBlocks, SequenceConfig, WalkBlocks
 
 ORACLE = Path(__file__).parents[2].parent / "shared" / "oracle" / "xlstm_fp64.py"
+_CHUNKS = ChunkBlocks(rows=16, columns=16, reduce=16, stages=1)
+_WALK = WalkBlocks(tile=(16, 16), tokens=16, stages=1)
+TINY = SequenceConfig(
+    name="tiny", chunk=32, precision="ieee", states=_WALK, state_gradients=_WALK, outputs=_CHUNKS,
+    gradients=_CHUNKS,
+)  # fmt: skip
+"""Few tokens make several chunks, blocks of a chunk, slices of a head and segments: the fixture `tiny`."""
+EXACT = 1e-5
+"""For float32, as KERNELS.md asks."""
 NAMES = ("h", "C", "n", "dq", "dk", "dv", "di", "df", "dC0", "dn0")
 
 

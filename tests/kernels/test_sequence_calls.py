@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 from kernels.mlstm import mlstm, sequence, sequence_calls, sequence_check, sequence_configs
 from kernels.mlstm.sequence_calls import call, describable
 from kernels.mlstm.sequence_check import Trial, problem_error
-from tests.kernels.test_sequence import EXACT, TINY
+from tests.kernels.sequence_problems import EXACT, TINY
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs test_sequence_gpu instead")
 
