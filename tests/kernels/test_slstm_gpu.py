@@ -52,8 +52,8 @@ def test_every_dtype_with_open_and_shut_gates(dtype: torch.dtype, forget: float)
 @pytest.mark.parametrize(("gate", "normaliser"), [("sigmoid", True), ("exp", False), ("sigmoid", False)])
 @pytest.mark.parametrize("mixes", [True, False])
 def test_every_kind_of_cell(gate: str, normaliser: bool, mixes: bool) -> None:
-    # Open exponential gates that nothing normalises magnify the rounding of y to 4e-2: see `problem_error`.
-    write = -2.0 if gate == "exp" and not normaliser else 0.0
+    # Open exponential gates that nothing normalises magnify the rounding of y: see `problem_error`.
+    write = -3.0 if gate == "exp" and not normaliser else 0.0
     check((17, 40, 2, 64), BFLOAT16, write=write, input_gate=gate, normaliser=normaliser, mixes=mixes)
 
 
