@@ -20,6 +20,9 @@ from kernels.backends import choose_backend
 MOST_VECTORS, COUNTED_ROWS = 64, 32
 """Of `batch_linear`."""
 
+MOST_FEW = 65_535
+"""Vectors of `skinny_linear`: CUDA's limit to the second dimension of a grid."""
+
 
 def skinny_linear(
     x: Tensor,
@@ -41,9 +44,11 @@ def skinny_linear(
     contiguous.
 
     Raises:
-        ValueError: shapes that do not fit, by name.
+        ValueError: shapes that do not fit, by name; more than MOST_FEW vectors.
     """
     _check(x, weight, norm_weight, gate_weight, residual, glu)
+    if len(x) > MOST_FEW:
+        raise ValueError(f"x has {len(x)} vectors: at most {MOST_FEW}, a product takes more")
     if choose_backend(backend, x.device) == "reference":
         return _reference(x, weight, norm_weight, norm_eps, gate_weight, gate_bias, glu, residual)
     from kernels.linear.skinny_triton import launch_linear

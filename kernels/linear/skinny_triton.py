@@ -8,6 +8,10 @@ from the first kernel of a step to the last. A kernel that writes waits before i
 still be read. Why such a chain is sound, and what a kernel of it must keep to, is said in
 `kernels.dependent`: every program of every kernel here waits, and reads nothing before that but
 weights.
+
+A grid has 2^31 - 1 programs along its first dimension and 65,535 along each other: the tokens of a prefill,
+which may be more, lie along the first. Of `skinny_linear`, which is for few, they are the second: a program
+then lies beside those of its own vector.
 """
 
 import torch
@@ -115,7 +119,7 @@ def launch_swiglu(x: Tensor) -> Tensor:
     batch, rows = x.shape[0], x.shape[1] // 2
     y = torch.empty(batch, rows, dtype=x.dtype, device=x.device)
     block = min(1024, triton.next_power_of_2(rows))
-    grid = (triton.cdiv(rows, block), batch)
+    grid = (batch, triton.cdiv(rows, block))
     _swiglu_kernel[grid](x.contiguous(), y, rows, BLOCK_N=block, num_warps=WARPS, **dependent(x.device))
     return y
 
@@ -141,7 +145,7 @@ def launch_read_out(
     parts = triton.cdiv(width, READ_OUT)
     best = torch.empty(batch, parts, dtype=torch.float32, device=x.device)
     where = torch.empty(batch, parts, dtype=torch.int32, device=x.device)
-    _read_out_kernel[(parts, batch)](
+    _read_out_kernel[(batch, parts)](
         x, logits, tokens, best, where, arrivals, width, soft_cap or 1.0,
         SOFT_CAP=soft_cap is not None, BLOCK=READ_OUT, PARTS=triton.next_power_of_2(parts),
         num_warps=WARPS, **dependent(x.device),
@@ -282,8 +286,8 @@ def _swiglu_kernel(x, y, rows, BLOCK_N: tl.constexpr, OVERLAP: tl.constexpr):
     if OVERLAP:
         gdc_launch_dependents()
         gdc_wait()
-    sequence = tl.program_id(1).to(tl.int64)
-    ns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    sequence = tl.program_id(0).to(tl.int64)
+    ns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     there = ns < rows
     gate = tl.load(x + sequence * 2 * rows + ns, mask=there, other=0.0).to(tl.float32)
     up = tl.load(x + sequence * 2 * rows + rows + ns, mask=there, other=0.0).to(tl.float32)
@@ -328,7 +332,7 @@ def _read_out_kernel(
     if OVERLAP:
         gdc_launch_dependents()
         gdc_wait()
-    part, parts, sequence = tl.program_id(0), tl.num_programs(0), tl.program_id(1).to(tl.int64)
+    part, parts, sequence = tl.program_id(1), tl.num_programs(1), tl.program_id(0).to(tl.int64)
     dtype = x.dtype.element_ty
     ns = part * BLOCK + tl.arange(0, BLOCK)
     there = ns < width

@@ -1,6 +1,7 @@
 """The decode step's maps against plain PyTorch in float64, and against the models' layers in bfloat16."""
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -23,6 +24,8 @@ BACKENDS = ["reference", "triton"]
 SHAPES = [(1, 16, 8), (1, 96, 40), (2, 100, 33), (3, 64, 130)]
 """B, K, N: tails of both."""
 EPS = 1e-6
+WIDEST, MANY_TOKENS = 65_535, 65_600
+"""CUDA's limit to the second and third dimension of a grid, and more tokens than that."""
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -212,6 +215,64 @@ def test_read_out(backend: str, cap: float | None, width: int) -> None:
     assert not arrivals.any()
     assert_close(logits, x if cap is None else cap * torch.tanh(x / cap))
     assert tokens.tolist() == [0, width - 1, width // 2, 17]
+
+
+class Launches:
+    """In the place of a kernel: notes the grid, runs nothing."""
+
+    def __init__(self) -> None:
+        self.grids: list[tuple[int, ...]] = []
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        self.grids.append(grid)
+        return lambda *_, **__: None
+
+
+@pytest.mark.parametrize(
+    ("kernel", "launch"),
+    [
+        ("_swiglu_kernel", lambda x: skinny_triton.launch_swiglu(x)),
+        ("_add_norm_kernel", lambda x: skinny_triton.launch_add_norm(x, None, x[0], EPS, None, None)),
+        ("_rotate_kernel", lambda x: skinny_triton.launch_rotate(x.view(len(x), 2, -1), x, x)),
+        ("_read_out_kernel", lambda x: skinny_triton.launch_read_out(x, None, x, x, x)),
+    ],
+)
+def test_more_tokens_than_a_grid_is_wide(
+    monkeypatch: pytest.MonkeyPatch, kernel: str, launch: Callable[[Tensor], object]
+) -> None:
+    """CUDA takes 65,535 programs along the other dimensions of a grid: tokens lie along the first."""
+    launches = Launches()
+    monkeypatch.setattr(skinny_triton, kernel, launches)
+    launch(torch.empty(MANY_TOKENS, 64, device="meta"))
+    (grid,) = launches.grids
+    assert MANY_TOKENS // skinny_triton.TOKENS <= grid[0] <= MANY_TOKENS
+    assert all(side <= WIDEST for side in grid[1:])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")
+def test_more_tokens_than_a_grid_is_wide_on_a_gpu() -> None:
+    x = torch.randn(MANY_TOKENS, 64, device=DEVICE)
+    gain, arrivals = torch.ones(64, device=DEVICE), torch.zeros(MANY_TOKENS, dtype=torch.int32, device=DEVICE)
+    found, wanted = (
+        (
+            swiglu(x, backend),
+            add_norm(x, x, gain, EPS, backend=backend)[1],
+            rotate_pairs(x.view(-1, 2, 32), x[:, :16].cos(), x[:, :16].sin(), backend),
+        )
+        for backend in ("triton", "reference")
+    )
+    for one, other in zip(found, wanted, strict=True):
+        assert_close(one, other)
+    logits, tokens = torch.empty_like(x), torch.empty(MANY_TOKENS, dtype=torch.int64, device=DEVICE)
+    read_out(x, None, logits, tokens, arrivals)
+    assert torch.equal(logits, x)
+    assert torch.equal(tokens, x.argmax(-1))
+
+
+def test_more_vectors_than_a_map_of_few_takes_are_refused() -> None:
+    with pytest.raises(ValueError, match="at most 65535"):
+        skinny_linear(torch.empty(MANY_TOKENS, 16), torch.ones(8, 16))
 
 
 @pytest.mark.parametrize(
