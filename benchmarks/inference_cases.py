@@ -26,7 +26,7 @@ PEER_PREFILL = 32_768
 """The same for the peers, which are slower and take more memory."""
 SMOKE_PREFILL = 600
 GENERATED = 64
-REPETITIONS = 2
+REPETITIONS = 3
 
 Engine = Literal["ours", "transformers"]
 
@@ -58,6 +58,11 @@ class Job:
         if self.size == "smoke":
             return SMOKE_PREFILL
         return WHOLE_PREFILL if self.engine == "ours" else PEER_PREFILL
+
+    def short_prefill(self, point: Point) -> int:
+        """Tokens that each sequence of a batch with more than `whole_prefill` reads. Of the peers one: their
+        prefill looks at all of the cache."""
+        return self.whole_prefill // point.batch_size if self.engine == "ours" else 1
 
 
 def model_of(size: str, arch: str) -> TimedModel:

@@ -97,11 +97,10 @@ class PeerEngine:
         self.logits = logits.float()
         return self.tokens
 
-    def adopt(self, alone: "PeerEngine", prompt: Tensor) -> None:
-        """Have every sequence go on where the only one of another engine, that has read `prompt`, is."""
-        self.reset()
+    def adopt(self, alone: "PeerEngine") -> None:
+        """Have every sequence go on where the only one of another engine is. Both have read something, which
+        makes the buffers."""
         if self.is_llama:
-            self.prefill(prompt[:, :1].expand(self.batch_size, 1))  # makes the buffers
             for mine, theirs in zip(self.cache.layers, alone.cache.layers, strict=True):
                 mine.keys.copy_(theirs.keys.expand_as(mine.keys))
                 mine.values.copy_(theirs.values.expand_as(mine.values))
@@ -110,7 +109,6 @@ class PeerEngine:
                 for mine, part in zip(self.cache.rnn_state[layer], state, strict=True):
                     mine.copy_(part.expand_as(mine))
         self.tokens.copy_(alone.tokens.expand_as(self.tokens))
-        self.rewind(prompt.shape[1])
 
     def rewind(self, length: int) -> None:
         """Back to so many tokens; an xLSTM goes on from where it is, which takes the same time."""

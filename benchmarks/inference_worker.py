@@ -1,10 +1,9 @@
 """A process of the inference benchmark: it prepares one model, says so, and measures when it is told to.
 
-Every process of the benchmark prepares at the same time, which is mostly compiling, and they measure one
-after the other, alone on the device. Lines of JSON on standard output: ready, rows, done.
+Every process of the benchmark prepares at the same time, which is mostly compiling; when all are ready they
+measure one after the other, alone on the device. Lines of JSON on standard output: ready, rows, done.
 """
 
-import gc
 import json
 import os
 import sys
@@ -18,14 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.inference_cases import Job
-from benchmarks.inference_peers import PeerEngine, peer_model
-from benchmarks.inference_profile import profiled
+from benchmarks.inference_peers import peer_model
+from benchmarks.inference_times import AnyEngine, make_engine, measure_point, profile_point, release, seeded
 from kernels.backends import ENVIRONMENT_VARIABLE
-from xlstm.generation import Session, random_model
+from xlstm.generation import random_model
 from xlstm.timing.engines import SessionEngine
 from xlstm.timing.machine import versions
-from xlstm.timing.measure import DTYPES, device_limits, device_name, peak_memory, seconds
-from xlstm.timing.points import Point
+from xlstm.timing.measure import DTYPES, device_limits, device_name
 
 CHECKED_PROMPT, CHECKED_STEPS, CHECKED_BATCHES = 320, 6, (1, 5)
 NOISE = {"fp32": 1e-4, "bf16": 6e-2}
@@ -33,9 +31,6 @@ NOISE = {"fp32": 1e-4, "bf16": 6e-2}
 an mLSTM of 24 random blocks is off by 0.029 in plain PyTorch, a Transformer by 0.011."""
 WORSE, ROOM = 1.5, 1e-4
 """Prefill and decode may be off by so many times what the forward pass in the same dtype is, and this."""
-PROFILED_STEPS = 4
-
-AnyEngine = SessionEngine | PeerEngine
 
 _ANSWERS = os.fdopen(os.dup(1), "w")
 
@@ -56,7 +51,7 @@ def main(job: Job, profile: bool = False) -> None:
             print(f"{job.name}: no graph: {type(error).__name__}: {error}", file=sys.stderr)
             _again_without_graph()
         model.to("cpu")  # the device's memory is another process's until it is our turn
-        _release(device)
+        release(device)
         say(event="ready", checked=checked)
         limit = float(sys.stdin.readline().split()[1])
         model.to(device)
@@ -97,10 +92,10 @@ def check(job: Job, model: nn.Module, device: torch.device) -> dict[str, Any]:
     exact = _build(job, device, torch.float32)
     exact.load_state_dict(model.state_dict())
     found = [_errors(job, model, exact, device, batch_size) for batch_size in CHECKED_BATCHES]
+    noise = NOISE[job.points[0].dtype]
     worst = max(found, key=lambda errors: errors["error"] - WORSE * errors["forward_error"])
     passed = all(
-        errors["error"] <= WORSE * errors["forward_error"] + ROOM
-        and errors["forward_error"] <= NOISE[job.points[0].dtype]
+        errors["error"] <= WORSE * errors["forward_error"] + ROOM and errors["forward_error"] <= noise
         for errors in found
     )
     return {**worst, "argmax_agree": min(errors["argmax_agree"] for errors in found), "passed": passed}
@@ -115,8 +110,8 @@ def _errors(
         job.points[0], prefill_length=CHECKED_PROMPT, batch_size=batch_size, generated=CHECKED_STEPS
     )
     shape = (batch_size, CHECKED_PROMPT + CHECKED_STEPS)
-    tokens = torch.randint(point.model.vocab_size, shape, device=device, generator=_seeded(device))
-    engine = _engine(job, model, point)
+    tokens = torch.randint(point.model.vocab_size, shape, device=device, generator=seeded(device))
+    engine = make_engine(job, model, point)
     engine.reset()
     engine.prefill(tokens[:, :CHECKED_PROMPT])
     logits = [_logits(engine).clone()]
@@ -163,124 +158,11 @@ def _plain_kernels() -> Iterator[None]:
             os.environ[ENVIRONMENT_VARIABLE] = before
 
 
-def measure_point(job: Job, model: nn.Module, point: Point, device: torch.device) -> dict[str, Any]:
-    """A row: times, memory, or why there is none."""
-    row = {"engine": job.engine, "step_bytes": point.step_bytes, **point.describe(job.size)}
-    _release(device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    try:
-        row |= _times(job, model, point, device)
-    except (RuntimeError, ValueError) as error:  # out of memory, or refused for want of it
-        row |= {"status": "failed", "error": " ".join(f"{type(error).__name__}: {error}".split())[:200]}
-    return row
-
-
-def _times(job: Job, model: nn.Module, point: Point, device: torch.device) -> dict[str, Any]:
-    engine = _engine(job, model, point)
-    prompts = torch.randint(
-        point.model.vocab_size,
-        (point.batch_size, point.prefill_length),
-        device=device,
-        generator=_seeded(device),
-    )
-    whole = point.batch_size * point.prefill_length <= job.whole_prefill
-    ttft, steps = [], []
-    for repetition in range(job.warm_ups + point.repetitions):
-        if whole:
-            engine.reset()
-            first = seconds(lambda: engine.prefill(prompts), device)
-        elif not repetition:
-            _fill(job, model, point, engine, prompts[:1])
-        each = seconds(lambda: engine.steps(point.generated), device) / point.generated
-        if repetition >= job.warm_ups:
-            ttft += [first] if whole else []
-            steps.append(each)
-        if not whole:
-            _rewind(engine, point)
-    return {
-        "status": "finished",
-        "ttft_s": sorted(ttft)[len(ttft) // 2] if ttft else None,
-        "step_time_s": sorted(steps)[len(steps) // 2],
-        "ttft_spread": (max(ttft) - min(ttft)) / min(ttft) if ttft else None,
-        "step_time_spread": (max(steps) - min(steps)) / min(steps),
-        "memory_bytes": float(peak_memory(device)),
-        "decode": engine.decode,
-        "device": device_name(device),
-        "torch": torch.__version__,
-    }
-
-
-def profile_point(job: Job, model: nn.Module, point: Point, device: torch.device) -> Iterator[dict[str, Any]]:
-    """Where the time of a prefill goes, if the point has one, and that of a step."""
-    engine = _engine(job, model, point)
-    shape = (point.batch_size, point.prefill_length)
-    prompts = torch.randint(point.model.vocab_size, shape, device=device, generator=_seeded(device))
-    base = {"engine": job.engine, **point.describe(job.size)}
-
-    def prefill() -> None:
-        engine.reset()
-        engine.prefill(prompts)
-
-    def steps() -> None:
-        _rewind(engine, point)
-        engine.steps(PROFILED_STEPS)
-
-    if point.batch_size * point.prefill_length <= job.whole_prefill:
-        for _ in range(job.warm_ups):
-            prefill()
-        yield {**base, "what": "prefill", **profiled(prefill, device)}
-    else:
-        _fill(job, model, point, engine, prompts[:1])
-    engine.steps(1)
-    yield {**base, "what": "step", **profiled(steps, device, PROFILED_STEPS)}
-
-
-def _fill(job: Job, model: nn.Module, point: Point, engine: AnyEngine, prompt: Tensor) -> None:
-    """Have every sequence of the batch go on from one prompt: prefill it alone and copy what it leaves."""
-    alone = _engine(job, model, replace(point, batch_size=1))
-    alone.prefill(prompt)
-    if isinstance(engine, PeerEngine):
-        assert isinstance(alone, PeerEngine)
-        engine.adopt(alone, prompt)
-        return
-    assert isinstance(alone, SessionEngine)
-    source, target = alone.session, engine.session
-    engine.reset()
-    for old, new in zip(source.state.blocks, target.state.blocks, strict=True):
-        for one, many in zip(old, new, strict=True):
-            many.copy_(one.expand_as(many))
-    target.tokens.copy_(source.tokens.expand_as(target.tokens))
-    _rewind(engine, point)
-
-
-def _rewind(engine: AnyEngine, point: Point) -> None:
-    """Back to the end of the prompt: an mLSTM goes on from where it is, which takes the same time."""
-    if isinstance(engine, SessionEngine):
-        engine.session._set_lengths([point.prefill_length] * point.batch_size)
-    else:
-        engine.rewind(point.prefill_length)
-
-
 def _build(job: Job, device: torch.device, dtype: torch.dtype) -> nn.Module:
     config = job.points[0].model
     if job.engine == "ours":
         return random_model(config, device=device, dtype=dtype)
     return peer_model(config, device, dtype)
-
-
-def _engine(job: Job, model: nn.Module, point: Point) -> AnyEngine:
-    capacity = point.prefill_length + point.generated
-    if isinstance(model, nn.Module) and job.engine == "transformers":
-        return PeerEngine(model, point.batch_size, capacity, graph=job.graph and point.device == "cuda")
-    session = Session(
-        model,  # type: ignore[arg-type]
-        point.batch_size,
-        capacity,
-        state_dtype=DTYPES[point.state_dtype],
-        graph_prefill=job.graph_prefill,
-    )
-    return SessionEngine(session)
 
 
 def _logits(engine: AnyEngine) -> Tensor:
@@ -291,18 +173,6 @@ def _logits(engine: AnyEngine) -> Tensor:
 
 def _tokens(engine: AnyEngine) -> Tensor:
     return engine.session.tokens if isinstance(engine, SessionEngine) else engine.tokens
-
-
-def _seeded(device: torch.device) -> torch.Generator:
-    return torch.Generator(device).manual_seed(0)
-
-
-def _release(device: torch.device) -> None:
-    """Give back what nothing refers to: other processes of the benchmark share the device's memory."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)  # raises where the device is lost: then this process must end
-        torch.cuda.empty_cache()
 
 
 def say(**fields: Any) -> None:

@@ -1,0 +1,186 @@
+"""One model's points timed on an engine: the first token, the step, memory, and where the time goes.
+
+Every row comes to its steps on the same way: the step is captured, the session reads prompts, and where these
+are not those of the point the state of the point is put in their place. What runs between a capture and its
+replays has been seen to change the time of a step by a tenth, so it must not depend on the row.
+"""
+
+import gc
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.inference_cases import Job
+from benchmarks.inference_peers import PeerEngine
+from benchmarks.inference_profile import profiled
+from xlstm.generation import Session
+from xlstm.timing.engines import SessionEngine
+from xlstm.timing.measure import DTYPES, device_name, peak_memory, seconds
+from xlstm.timing.points import Point
+
+SETTLE_S = 0.1
+"""Of steps that do not count: a GPU's clocks go on from those that a heavy prefill left."""
+LONGEST_S, FEWEST = 0.25, 8
+"""A repetition of steps that would take longer is shorter, but never fewer steps than that."""
+PROFILED_STEPS = 4
+
+AnyEngine = SessionEngine | PeerEngine
+
+
+def measure_point(job: Job, model: nn.Module, point: Point, device: torch.device) -> dict[str, Any]:
+    """A row: times, memory, or why there is none."""
+    row = {"engine": job.engine, "step_bytes": point.step_bytes, **point.describe(job.size)}
+    release(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        row |= _times(job, model, point, device)
+    except (RuntimeError, ValueError) as error:  # out of memory, or refused for want of it
+        row |= {"status": "failed", "error": " ".join(f"{type(error).__name__}: {error}".split())[:200]}
+    return row
+
+
+def _times(job: Job, model: nn.Module, point: Point, device: torch.device) -> dict[str, Any]:
+    engine, ttft = _at_the_prompts_end(job, model, point, device)
+    steps = _time_steps(engine, point, device)
+    return {
+        "status": "finished",
+        "ttft_s": _median(ttft) if ttft else None,
+        "step_time_s": _median(steps),
+        "ttft_spread": _spread(ttft) if ttft else None,
+        "step_time_spread": _spread(steps),
+        "memory_bytes": float(peak_memory(device)),
+        "decode": engine.decode,
+        "device": device_name(device),
+        "torch": torch.__version__,
+    }
+
+
+def _at_the_prompts_end(
+    job: Job, model: nn.Module, point: Point, device: torch.device
+) -> tuple[AnyEngine, list[float]]:
+    """An engine that has read the prompts of the point, and the seconds that it took for that, each time.
+
+    None where the batch has more tokens than are prefilled: then every sequence goes on from one prompt, that
+    was read alone, after it has read a shorter one.
+    """
+    prompts = _prompts(point, device)
+    whole = point.batch_size * point.prefill_length <= job.whole_prefill
+    alone = None
+    if not whole:
+        alone = make_engine(job, model, replace(point, batch_size=1), decodes=False)
+        alone.prefill(prompts[:1])
+        prompts = prompts[:, : job.short_prefill(point)]
+    engine = make_engine(job, model, point)
+    found = []
+    for _ in range(job.warm_ups + point.repetitions if whole else 1):
+        engine.reset()
+        found.append(seconds(lambda: engine.prefill(prompts), device))
+    if alone is not None:
+        _adopt(engine, alone)
+        _rewind(engine, point)
+        return engine, []
+    return engine, found[job.warm_ups :]
+
+
+def _time_steps(engine: AnyEngine, point: Point, device: torch.device) -> list[float]:
+    """Seconds of a step, of each repetition."""
+
+    def each(count: int) -> float:
+        _rewind(engine, point)
+        return seconds(lambda: engine.steps(count), device) / count
+
+    each(1)  # a peer captures
+    count = min(point.generated, max(FEWEST, int(LONGEST_S / each(min(FEWEST, point.generated)))))
+    begin = time.monotonic()
+    while time.monotonic() - begin < SETTLE_S:
+        each(count)
+    return [each(count) for _ in range(point.repetitions)]
+
+
+def profile_point(job: Job, model: nn.Module, point: Point, device: torch.device) -> Iterator[dict[str, Any]]:
+    """Where the time of a prefill goes, if the point has one, and that of a step."""
+    engine, ttft = _at_the_prompts_end(job, model, point, device)
+    prompts = _prompts(point, device)
+    base = {"engine": job.engine, **point.describe(job.size)}
+
+    def prefill() -> None:
+        engine.reset()
+        engine.prefill(prompts)
+
+    def steps() -> None:
+        _rewind(engine, point)
+        engine.steps(PROFILED_STEPS)
+
+    if ttft:
+        yield {**base, "what": "prefill", **profiled(prefill, device)}
+    steps()
+    yield {**base, "what": "step", **profiled(steps, device, PROFILED_STEPS)}
+
+
+def make_engine(job: Job, model: nn.Module, point: Point, *, decodes: bool = True) -> AnyEngine:
+    """For the batch and the length of a point; its step captured only if it is to decode."""
+    capacity = point.prefill_length + point.generated
+    if job.engine == "transformers":
+        graph = decodes and job.graph and point.device == "cuda"
+        return PeerEngine(model, point.batch_size, capacity, graph=graph)
+    session = Session(
+        model,  # type: ignore[arg-type]
+        point.batch_size,
+        capacity,
+        state_dtype=DTYPES[point.state_dtype],
+        cuda_graph=None if decodes else False,
+        graph_prefill=decodes and job.graph_prefill,
+    )
+    return SessionEngine(session)
+
+
+def _adopt(engine: AnyEngine, alone: AnyEngine) -> None:
+    """Have every sequence go on where the only one of another engine is."""
+    if isinstance(engine, PeerEngine):
+        assert isinstance(alone, PeerEngine)
+        engine.adopt(alone)
+        return
+    assert isinstance(alone, SessionEngine)
+    source, target = alone.session, engine.session
+    for old, new in zip(source.state.blocks, target.state.blocks, strict=True):
+        for one, many in zip(old, new, strict=True):
+            many.copy_(one.expand_as(many))
+    target.tokens.copy_(source.tokens.expand_as(target.tokens))
+
+
+def _rewind(engine: AnyEngine, point: Point) -> None:
+    """Back to the end of the prompt: an mLSTM goes on from where it is, which takes the same time."""
+    if isinstance(engine, SessionEngine):
+        engine.session._set_lengths([point.prefill_length] * point.batch_size)
+    else:
+        engine.rewind(point.prefill_length)
+
+
+def _prompts(point: Point, device: torch.device) -> Tensor:
+    shape = (point.batch_size, point.prefill_length)
+    return torch.randint(point.model.vocab_size, shape, device=device, generator=seeded(device))
+
+
+def _median(times: list[float]) -> float:
+    return sorted(times)[len(times) // 2]
+
+
+def _spread(times: list[float]) -> float:
+    return (max(times) - min(times)) / min(times)
+
+
+def seeded(device: torch.device) -> torch.Generator:
+    return torch.Generator(device).manual_seed(0)
+
+
+def release(device: torch.device) -> None:
+    """Give back what nothing refers to: other processes of the benchmark share the device's memory."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # raises where the device is lost: then this process must end
+        torch.cuda.empty_cache()
