@@ -36,7 +36,14 @@ def peer_model(config: TimedModel, device: torch.device, dtype: torch.dtype) -> 
             )
         else:
             model = LlamaForCausalLM(llama_config(config, LlamaConfig))
-    return model.to(dtype).eval().requires_grad_(False)
+    model = model.eval().requires_grad_(False)
+    for parameter in model.parameters():  # not the buffers: Llama's frequencies stay float32, as when loaded
+        parameter.data = parameter.data.to(dtype)
+    if isinstance(config, MLSTMConfig) and dtype != torch.float32:
+        # Their PyTorch cell multiplies keys by gates in float32, and the result by values in the dtype of the
+        # model: it runs in 16 bits under autocast alone.
+        model.forward = torch.autocast(device.type, dtype)(model.forward)
+    return model
 
 
 def _hide_our_name() -> None:

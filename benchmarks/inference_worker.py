@@ -29,6 +29,9 @@ CHECKED_PROMPT, CHECKED_STEPS, CHECKED_BATCHES = 320, 6, (1, 5)
 NOISE = {"fp32": 1e-4, "bf16": 6e-2}
 """The most by which logits of one forward pass may be off those of the same weights in float32. In bfloat16
 an mLSTM of 24 random blocks is off by 0.029 in plain PyTorch, a Transformer by 0.011."""
+ROUNDED_GATES = 3
+"""Times that for transformers' mLSTM, whose gates are computed in the model's dtype: 8 blocks on a CPU are
+off by 0.059 as they are, by 0.020 with the gates' maps in float32."""
 WORSE, ROOM = 1.5, 1e-4
 """Prefill and decode may be off by so many times what the forward pass in the same dtype is, and this."""
 
@@ -93,6 +96,8 @@ def check(job: Job, model: nn.Module, device: torch.device) -> dict[str, Any]:
     exact.load_state_dict(model.state_dict())
     found = [_errors(job, model, exact, device, batch_size) for batch_size in CHECKED_BATCHES]
     noise = NOISE[job.points[0].dtype]
+    if job.engine == "transformers" and job.arch == "mlstm":
+        noise *= ROUNDED_GATES
     worst = max(found, key=lambda errors: errors["error"] - WORSE * errors["forward_error"])
     passed = all(
         errors["error"] <= WORSE * errors["forward_error"] + ROOM and errors["forward_error"] <= noise

@@ -1,5 +1,10 @@
 """The benchmark of inference: what it will measure, and what its report makes of the rows."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +15,8 @@ from benchmarks.inference_profile import Work, profile_table, profiled, summary
 from benchmarks.inference_report import bandwidth_share, report, row_line, targets
 from xlstm.accounting import count_parameters
 
+ROOT = Path(__file__).parents[2]
+PEERS = Path(os.environ.get("ISOFLOP_PEERS", ROOT / ".peers")) / "transformers"
 LIMITS = {"device": "a GPU", "copy_bytes_per_s": 1e12, "matmul_flops_per_s": 5e14, "versions": {}}
 
 
@@ -118,3 +125,41 @@ def test_a_profile_sees_what_ran() -> None:
     assert {"aten::matmul", "aten::relu"} <= {top["name"] for top in found["top"]}
     assert found["busy_ms"] <= found["span_ms"]
     assert any("relu" in function["name"] for function in found["host"])
+
+
+CHECK_PEERS = """
+import json, torch
+from dataclasses import replace
+from benchmarks.inference_cases import make_jobs
+from benchmarks.inference_times import measure_point
+from benchmarks.inference_worker import DTYPES, _build, check
+
+cpu = torch.device("cpu")
+torch.set_num_threads(1)
+found = {}
+with torch.inference_mode():
+    for job in make_jobs(["smoke"], [128, 512], [2], device="cpu", peers=True, generated=2):
+        job = replace(job, points=tuple(replace(p, dtype="bf16", repetitions=1) for p in job.points))
+        model = _build(job, cpu, torch.bfloat16)
+        rows = [measure_point(job, model, point, cpu) for point in job.points]
+        found[job.name] = [check(job, model, cpu), *rows]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(not PEERS.is_dir(), reason="transformers is not there: `make peers`")
+def test_transformers_models_run_in_bfloat16_and_are_as_exact_as_that_allows() -> None:
+    """Prefill, steps, a forward pass; a prompt that every sequence reads, and one whose state is copied."""
+    environment = {**os.environ, "PYTHONPATH": f"{PEERS}:{ROOT}"}
+    run = subprocess.run(
+        [sys.executable, "-c", CHECK_PEERS], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert len(found) == 4
+    for name, (checked, read, copied) in found.items():
+        assert checked["passed"], (name, checked)
+        assert checked["forward_error"] < 0.03, name
+        assert read["status"] == copied["status"] == "finished", (name, read, copied)
+        assert read["ttft_s"] > 0
+        assert copied["ttft_s"] is None
