@@ -1,5 +1,7 @@
 """Generation on a GPU: the captured step against the full forward and against steps that are not captured."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -154,9 +156,10 @@ def test_a_prompt_beyond_memory_is_refused_before_it_is_read(config: ModelConfig
 
 
 @BOTH
-def test_the_prediction_covers_what_a_prefill_takes(config: ModelConfig) -> None:
-    """And is not many times more."""
-    model = random_model(config, device="cuda")
+@pytest.mark.parametrize("num_blocks", [2, 4])
+def test_the_prediction_covers_what_a_prefill_takes(config: ModelConfig, num_blocks: int) -> None:
+    """And is not many times more. Only a block between two others has all of it alive."""
+    model = random_model(replace(config, num_blocks=num_blocks), device="cuda")
     session = Session(model, 2, 16_384)
     prompt = tokens(2, 16_000).cuda()
     session.prefill(prompt)  # workspaces and kernels
@@ -169,4 +172,4 @@ def test_the_prediction_covers_what_a_prefill_takes(config: ModelConfig) -> None
     predicted = footprint(
         model, batch_size=2, capacity=16_384, prompt_length=16_000, prefill_tokens=65_536
     ).prefill
-    assert taken <= predicted <= 6 * taken, (taken, predicted)
+    assert taken <= predicted <= 3 * taken, (taken, predicted)

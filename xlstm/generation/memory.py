@@ -17,6 +17,12 @@ CGROUPS = (
 CHUNK = 64
 """Tokens to a chunk state that the mLSTM kernels may write, in float32."""
 
+TOKEN_IDS = 4 * 8
+"""Of a token: the prompt as it came together, its piece, its place there and in the batch, in int64."""
+UNSPLIT, LIVE_BLOCKS = 2**20, 12
+"""Torch's allocator hands a block out whole where no more than UNSPLIT bytes of it would be left, so each of
+the tensors of a piece that are alive at once may take that much more than it has."""
+
 
 class MemoryLimitError(ValueError):
     """A prompt, a batch or a cache that is larger than the memory."""
@@ -49,27 +55,37 @@ def footprint(
     state = model.new_state(batch_size, capacity, state_dtype, device=torch.device("meta"))
     piece = min(prompt_length, max(1, prefill_tokens // batch_size))
     width = model.lm_head.weight.itemsize
-    prefill = batch_size * piece * activation_bytes(model.config, width)
     on_gpu = model.embedding.weight.is_cuda
+    packed = on_gpu and width <= 4 and isinstance(model.config, MLSTMConfig | TransformerConfig)
+    prefill = batch_size * piece * (activation_bytes(model.config, width, packed=packed) + TOKEN_IDS)
+    if on_gpu:
+        prefill += LIVE_BLOCKS * UNSPLIT
     if piece < prompt_length and isinstance(model.config, TransformerConfig) and not on_gpu:
         prefill += piece * prompt_length  # the mask of a piece that has others before it
     logits = batch_size * model.config.vocab_size * (2 * 4 + width)
     return Footprint(state=state.nbytes, prefill=prefill + logits)
 
 
-def activation_bytes(config: ModelConfig, width: int) -> int:
-    """Of one token, `width` bytes an element: the larger of a block's halves, and the residual stream.
+def activation_bytes(config: ModelConfig, width: int, *, packed: bool) -> int:
+    """Of one token, `width` bytes an element: the larger of a block's halves, and what lives through both.
 
-    Norms are computed in float32; the chunkwise kernels hold operands, output and one state in CHUNK tokens.
+    Layer by layer that is the residual stream, and norms in float32. Packed (`xlstm.generation.packed`) it is
+    the stream and the change to it, before the block and behind its first half, and the norm; in the second
+    half also what the output map was of, in the first the cell's gates and their sums; through all blocks a
+    Transformer's angles. The chunkwise kernels hold operands, output and one state in CHUNK tokens.
     """
     d = config.d_model
-    norm = 2 * 4 * d
     ffn = 3 * getattr(config, "ffn_dim", d) * width
-    mixing = 5 * d * width
+    mixing = (6 if packed else 5) * d * width
+    angles = 0
     if isinstance(config, MLSTMConfig):
         state = config.num_heads * config.head_dim_qk * config.head_dim_v * 4 // CHUNK
         mixing = (2 * config.num_heads * config.head_dim_qk + 4 * d) * width + state
-    return 2 * d * width + norm + max(ffn, mixing)
+    if not packed:
+        return 2 * d * width + 2 * 4 * d + max(ffn, mixing)
+    if isinstance(config, TransformerConfig):
+        angles = 2 * 4 * (config.head_dim // 2)
+    return angles + max(7 * d * width + ffn, 5 * d * width + mixing)
 
 
 def available_bytes(device: torch.device) -> int:
