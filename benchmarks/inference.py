@@ -29,8 +29,8 @@ LIMITS = -1
 PREPARED_S = 120.0
 """A process that is not ready by then is given up."""
 ENDING_S = 5.0
-TRIALS = ("own-products", "staying-maps", "prefill-graphs")
-TRIED = "not the default: our own products of batches, maps whose programs stay, captured prefills"
+TRIALS = ("staying-maps", "prefill-graphs")
+TRIED = "not the default: maps whose programs stay, captured prefills"
 
 
 class Worker:
@@ -153,14 +153,10 @@ def _write(result: dict[str, Any], options: argparse.Namespace) -> None:
 
 def _work(options: argparse.Namespace, jobs: list[Job]) -> None:
     from benchmarks import inference_worker
-    from kernels.linear.skinny import MOST_VECTORS
-    from xlstm.generation import packed_blocks
 
     if options.worker == LIMITS:
         inference_worker.limits(options.device, "bf16" if options.device == "cuda" else "fp32")
     else:
-        if "own-products" in options.tried:
-            packed_blocks.OWN_PRODUCTS = range(3, MOST_VECTORS + 1)
         if "staying-maps" in options.tried:
             from kernels.linear import skinny_triton
 

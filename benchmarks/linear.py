@@ -3,8 +3,8 @@
     python -m benchmarks.linear --json linear.json [--batches 1 64]
 
 bfloat16, the four maps of an mLSTM block and the head, replayed from a CUDA graph over copies that together
-do not fit the chip's cache. Of one sequence with the norm before and SwiGLU after, of a batch with SwiGLU.
-Tiles other than the default are tried beside it.
+do not fit the chip's cache. Of one sequence with the norm before and SwiGLU after, and tiles other than the
+default beside it; of a batch the library's alone, with SwiGLU.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.linear import batch_linear, batch_triton, skinny_linear, skinny_triton, swiglu
+from kernels.linear import skinny_linear, skinny_triton, swiglu
 from xlstm.generation.graphs import StepGraph
 from xlstm.timing.measure import device_limits, device_name, seconds
 
@@ -35,8 +35,6 @@ SHAPES = {
 """Width in, width out, a norm before, SwiGLU after."""
 TILES = ((8192, 4, False), (8192, 4, True), (4096, 4, True), (16384, 8, False), (16384, 8, True))
 """Elements of the weight a program at a time, its warps, whether it stays; the first is the default."""
-BATCH_TILES = ((64, 64, 6, 90), (64, 64, 4, 256), (64, 128, 4, 90), (128, 64, 4, 192), (64, 64, 8, 90))
-"""Rows and columns of a tile, stages, programs wanted; the first is the default."""
 OUT_OF_CACHE = 400e6
 REPEATS, REPLAYS = 3, 5
 
@@ -67,14 +65,13 @@ def main() -> None:
 
 
 def measure(name: str, batch: int, device: torch.device) -> Iterator[dict[str, Any]]:
-    """The library's product, and ours with every tile."""
+    """The library's product, and of one sequence ours with every tile."""
     width, rows, norm, glu = SHAPES[name]
     made = rows * (2 if glu else 1) * width * 2
     copies = max(2, math.ceil(OUT_OF_CACHE / made))
     weights = [torch.randn(rows * (2 if glu else 1), width, device=device).bfloat16() for _ in range(copies)]
     x = torch.randn(batch, width, device=device).bfloat16()
     gain = torch.ones(width, device=device).bfloat16() if norm else None
-    arrivals = torch.zeros(rows, dtype=torch.int32, device=device)
 
     def timed(said: str, run: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         each = _seconds(run, weights, device)
@@ -89,11 +86,6 @@ def measure(name: str, batch: int, device: torch.device) -> Iterator[dict[str, A
                 yield timed(said, lambda w: skinny_linear(x, w, norm_weight=gain, glu=glu)[0])
         return
     yield timed("library", lambda w: swiglu(F.linear(x, w)) if glu else F.linear(x, w))
-    names = ("BLOCK_N", "BLOCK_K", "STAGES", "PROGRAMS")
-    for shape in BATCH_TILES:
-        said = f"ours, {shape[0]} x {shape[1]}, {shape[2]} stages, {shape[3]} programs"
-        with _set(batch_triton, names, shape):
-            yield timed(said, lambda w: batch_linear(x, w, arrivals, glu=glu))
 
 
 @contextmanager

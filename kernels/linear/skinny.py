@@ -2,9 +2,8 @@
 
 A step of one sequence reads every weight once and computes next to nothing: what it costs beyond that is the
 number of its kernels. So the norm before a map, SwiGLU or the residual after it, and the gates beside it go
-into the kernel of the map (`skinny_linear`). More sequences take products that read the matrix once for all
-(`batch_linear`, or the library's), and the same parts around them are one kernel each (`add_norm`, `swiglu`,
-`rotate_pairs`).
+into the kernel of the map (`skinny_linear`). More sequences take the library's products, which read the
+matrix once for all, and the same parts around them are one kernel each (`add_norm`, `swiglu`, `rotate_pairs`).
 
 The references are the layers of the models, rounding included. No gradients: decoding needs none.
 """
@@ -16,9 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.backends import choose_backend
-
-MOST_VECTORS, COUNTED_ROWS = 64, 32
-"""Of `batch_linear`."""
 
 MOST_FEW = 65_535
 """Vectors of `skinny_linear`: CUDA's limit to the second dimension of a grid."""
@@ -55,32 +51,6 @@ def skinny_linear(
 
     with _on(x):
         return launch_linear(x, weight, norm_weight, norm_eps, gate_weight, gate_bias, glu, residual)
-
-
-def batch_linear(
-    x: Tensor, weight: Tensor, arrivals: Tensor, *, glu: bool = False, backend: str | None = None
-) -> Tensor:
-    """A map of up to MOST_VECTORS vectors x (B, K) by `weight` (N, K), or with `glu` as in `skinny_linear`.
-
-    Sums in float32, parts of K in a fixed order. `arrivals`: int32 zeros, one for each COUNTED_ROWS rows,
-    that are zeros again afterwards; maps that run one after the other may share them. All contiguous.
-
-    Raises:
-        ValueError: shapes that do not fit, by name.
-    """
-    _check(x, weight, None, None, None, glu)
-    if len(x) > MOST_VECTORS:
-        raise ValueError(f"x has {len(x)} vectors: at most {MOST_VECTORS}")
-    needed = -(-weight.shape[0] // COUNTED_ROWS)
-    if arrivals.dtype != torch.int32 or arrivals.numel() < needed:
-        raise ValueError(f"arrivals is {arrivals.dtype} {tuple(arrivals.shape)}: must be int32 ({needed},)")
-    if choose_backend(backend, x.device) == "reference":
-        y = F.linear(x, weight)
-        return swiglu(y, "reference") if glu else y
-    from kernels.linear.batch_triton import launch_batch_linear
-
-    with _on(x):
-        return launch_batch_linear(x, weight, glu, arrivals)
 
 
 def add_norm(
@@ -141,7 +111,8 @@ def read_out(
     """The last of a step: `logits` (B, V) float32 from what the head gave, x (B, V), and the likeliest.
 
     `soft_cap`: cap tanh(x / cap), in the dtype of x. Of equal logits the first counts. Both results are
-    written in place, `tokens` (B,) int64. `arrivals` as in `batch_linear`, B of them.
+    written in place, `tokens` (B,) int64. `arrivals`: B int32 zeros, that are zeros again afterwards; what
+    runs one after the other may share them.
     """
     if choose_backend(backend, x.device) == "reference":
         if soft_cap is not None:

@@ -10,14 +10,12 @@ from torch import Tensor
 
 from kernels.linear import (
     add_norm,
-    batch_linear,
     read_out,
     rotate_pairs,
     skinny_linear,
     skinny_triton,
     swiglu,
 )
-from kernels.linear.skinny import COUNTED_ROWS
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BACKENDS = ["reference", "triton"]
@@ -140,45 +138,6 @@ def test_add_norm(monkeypatch: pytest.MonkeyPatch, backend: str, change: bool, s
     assert_close(total, wanted)
     assert_close(normed, rms_norm(wanted, gain))
     assert_close(gates, F.linear(rms_norm(wanted, gain), weight, bias))
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("glu", [False, True])
-@pytest.mark.parametrize(("B", "K", "N"), [(3, 40, 9), (5, 640, 130), (33, 1024, 64), (64, 604, 70)])
-def test_a_map_of_a_batch(backend: str, glu: bool, B: int, K: int, N: int) -> None:
-    """Tails of all three, the length in one part and in several, twice on the same counts."""
-    arrivals = torch.zeros(-(-N * (1 + glu) // COUNTED_ROWS), dtype=torch.int32, device=DEVICE)
-    for seed in (0, 1):
-        x, weight = normal(B, K, seed=seed), normal(N * (1 + glu), K, seed=seed + 2) / K**0.5
-        wanted = F.linear(x, weight)
-        if glu:
-            wanted = F.silu(wanted[:, :N]) * wanted[:, N:]
-        assert_close(batch_linear(x.float(), weight.float(), arrivals, glu=glu, backend=backend), wanted)
-        assert not arrivals.any()
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")
-@pytest.mark.parametrize(
-    ("K", "N", "glu"), [(2048, 6144, False), (2048, 2048, False), (2048, 5504, True), (5504, 2048, False)]
-)
-@pytest.mark.parametrize("B", [4, 16, 64])
-def test_a_chain_of_maps_in_bfloat16(B: int, K: int, N: int, glu: bool) -> None:
-    """Many in a row, each of what the one before gave: a link that does not wait would show."""
-    weights = [normal(N * (1 + glu), K, seed=seed, dtype=torch.bfloat16) / K**0.5 for seed in range(4)]
-    back = normal(K, N, seed=9, dtype=torch.bfloat16) / N**0.5
-    arrivals = torch.zeros(-(-max(2 * N, K) // COUNTED_ROWS), dtype=torch.int32, device=DEVICE)
-    x = wanted = normal(B, K, seed=5, dtype=torch.bfloat16)
-    for weight in weights:
-        x = batch_linear(batch_linear(x, weight, arrivals, glu=glu), back, arrivals)
-        wanted = batch_linear(wanted, weight, arrivals, glu=glu, backend="reference")
-        wanted = batch_linear(wanted, back, arrivals, backend="reference")
-        assert_close(x, wanted, 0.03)
-        x = wanted
-    for options in ({}, {"backend": "reference"}):
-        assert_close(
-            batch_linear(x, weights[0], arrivals, **options), F.linear(x.double(), weights[0].double()), 5e-3
-        )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

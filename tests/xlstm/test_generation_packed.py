@@ -32,7 +32,7 @@ def begun(model: LanguageModel, batch_size: int, prompt: Tensor) -> Session:
 
 @pytest.mark.parametrize("arch", ["mlstm", "transformer"])
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
-@pytest.mark.parametrize("backend", ["reference", "triton", "own products"])
+@pytest.mark.parametrize("backend", ["reference", "triton"])
 def test_logits_and_state_are_those_of_the_layers(arch: str, batch_size: int, backend: str) -> None:
     if backend != "reference" and DEVICE == "cpu":
         pytest.importorskip("triton")
@@ -40,9 +40,7 @@ def test_logits_and_state_are_those_of_the_layers(arch: str, batch_size: int, ba
     prompt = torch.randint(VOCABULARY, (batch_size, 9), generator=torch.Generator().manual_seed(1)).to(DEVICE)
     layers = begun(model, batch_size, prompt)
     packed = begun(model, batch_size, prompt)
-    ours = PackedModel(model, batch_size, "reference" if backend == "reference" else "triton")
-    # Of 16-bit weights alone, else.
-    ours._head.products._own = batch_size if backend == "own products" else 0
+    ours = PackedModel(model, batch_size, backend)
     fed = torch.randint(VOCABULARY, (3, batch_size), generator=torch.Generator().manual_seed(2)).to(DEVICE)
     found = torch.empty(batch_size, VOCABULARY, device=DEVICE)
     with torch.inference_mode():

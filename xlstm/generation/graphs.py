@@ -12,7 +12,7 @@ from xlstm.models.decoding import Layout
 WARM_UP = 3
 """Runs before the capture: kernels compile, libraries allocate their workspaces."""
 
-SHORT = 8192
+SHORT = 16_384
 """Tokens of a batch up to which launching the kernels of a prefill takes longer than running them."""
 KEPT = 4
 

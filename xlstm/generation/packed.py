@@ -20,7 +20,6 @@ from xlstm.generation.packed_blocks import (
     PackedAttention,
     PackedMLSTM,
     Piece,
-    Products,
     read_through,
 )
 from xlstm.models import LanguageModel
@@ -43,19 +42,23 @@ class PackedModel:
         """
         config = model.config
         layers: Any = model.backbone
-        products = self._products = Products(model, batch_size, backend)
+        # Counts of the kernels that need them, which run one after the other.
+        counts = batch_size * config.num_heads
+        arrivals = torch.zeros(counts, dtype=torch.int32, device=model.lm_head.weight.device)
+        self._arrivals = arrivals
         if isinstance(config, MLSTMConfig):
             self._blocks: list[Block] = [
-                PackedMLSTM(cast(MLSTMBlock, block), config, products, backend) for block in layers.blocks
+                PackedMLSTM(cast(MLSTMBlock, block), config, arrivals, backend)
+                for block in layers.blocks
             ]
         elif isinstance(config, TransformerConfig):
             self._blocks = [
-                PackedAttention(cast(TransformerBlock, block), products, backend) for block in layers.blocks
+                PackedAttention(cast(TransformerBlock, block), backend) for block in layers.blocks
             ]
         else:
             raise TypeError(f"a model of {config.arch} has no packed form")
         self._embedding = model.embedding
-        self._head = Head(model, products, backend)
+        self._head = Head(model, backend)
         self._config = config
         self._few = batch_size <= FEW
         self._backend = backend
@@ -73,7 +76,7 @@ class PackedModel:
             else:
                 x, change = block.many(x, change, kept, positions, state.lengths)
         x = self._head.few(x) if self._few else self._head.many(x, change)
-        read_out(x, self._head.cap, logits, tokens, self._products.arrivals, self._backend)
+        read_out(x, self._head.cap, logits, tokens, self._arrivals, self._backend)
         state.lengths += 1
 
     def prefill(self, tokens: Tensor, state: DecodingState, layout: Layout) -> Tensor:
@@ -88,7 +91,7 @@ class PackedModel:
         raw = self._head.many(x, change)
         logits = torch.empty(raw.shape, dtype=torch.float32, device=raw.device)
         likeliest = torch.empty(len(raw), dtype=torch.int64, device=raw.device)
-        read_out(raw, self._head.cap, logits, likeliest, self._products.arrivals, self._backend)
+        read_out(raw, self._head.cap, logits, likeliest, self._arrivals, self._backend)
         return logits
 
     def _positions(self, places: Tensor) -> Any:

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.attention import attention_step
-from kernels.linear import add_norm, batch_linear, rotate_pairs, skinny_linear, swiglu
-from kernels.linear.skinny import COUNTED_ROWS
+from kernels.linear import add_norm, rotate_pairs, skinny_linear, swiglu
 from kernels.mlstm import mlstm
 from kernels.mlstm.decode import mlstm_step
 from kernels.mlstm.norm_gate import mlstm_norm_gate
@@ -24,9 +23,6 @@ from xlstm.models.decoding import BlockState, Layout
 from xlstm.models.layers import SwiGLU
 from xlstm.models.mlstm import MLSTMBlock
 from xlstm.models.transformer import TransformerBlock
-
-OWN_PRODUCTS = range(0)
-"""Sequences of which our own products are faster than the library's."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,6 @@ class Block(Protocol):
     """A block of few sequences, (B, d) to (B, d); of many tokens (T, d), with the change that the block
     before leaves to be added, to its own."""
 
-    products: "Products"
     feed: "Feed"
     out: Tensor
 
@@ -73,37 +68,13 @@ def read_through(
     x, h = block.read(x, change, state, piece)
     if last:
         x, h = piece.ends(x), piece.ends(h)
-    return block.feed.many(x, block.products(h, block.out))
-
-
-class Products:
-    """The products of many vectors: those of a step, whose number is fixed, and of a prefill.
-
-    All kernels of a model run one after the other: those that count arrivals share the counts.
-    """
-
-    def __init__(self, model: LanguageModel, batch_size: int, backend: str | None) -> None:
-        weight, d_model = model.lm_head.weight, model.config.d_model
-        rows = max(len(weight), 4 * d_model, 2 * getattr(model.config, "ffn_dim", 0))
-        counts = max(-(-rows // COUNTED_ROWS), batch_size * model.config.num_heads)
-        self.arrivals = torch.zeros(counts, dtype=torch.int32, device=weight.device)
-        wanted = batch_size in OWN_PRODUCTS and weight.dtype in (torch.bfloat16, torch.float16)
-        self._own = batch_size if wanted else 0
-        self._backend = backend
-
-    def __call__(self, x: Tensor, weight: Tensor, *, glu: bool = False) -> Tensor:
-        """x (T, K) by `weight` (N, K); with `glu` by (2 N, K), and SwiGLU."""
-        if len(x) == self._own:
-            return batch_linear(x, weight, self.arrivals, glu=glu, backend=self._backend)
-        y = F.linear(x, weight)
-        return swiglu(y, self._backend) if glu else y
+    return block.feed.many(x, F.linear(h, block.out))
 
 
 class Feed:
     """The feed-forward half of a block."""
 
-    def __init__(self, norm: Any, ffn: SwiGLU, products: Products, backend: str | None) -> None:
-        self.products = products
+    def __init__(self, norm: Any, ffn: SwiGLU, backend: str | None) -> None:
         self.norm: dict[str, Any] = {"norm_weight": norm.weight, "norm_eps": norm.eps}
         self.up = pack([ffn.proj_up_gate, ffn.proj_up])
         self.down = ffn.proj_down.weight
@@ -115,7 +86,7 @@ class Feed:
 
     def many(self, x: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
         x, normed, _ = add_norm(x, change, **self.norm, **self.backend)
-        return x, self.products(self.products(normed, self.up, glu=True), self.down)
+        return x, F.linear(swiglu(F.linear(normed, self.up), **self.backend), self.down)
 
 
 class PackedMLSTM:
@@ -125,7 +96,7 @@ class PackedMLSTM:
         self,
         block: MLSTMBlock,
         config: MLSTMConfig,
-        products: Products,
+        arrivals: Tensor,
         backend: str | None,
     ) -> None:
         layer = block.mlstm_layer
@@ -136,8 +107,8 @@ class PackedMLSTM:
         self.gates: dict[str, Any] = {"gate_weight": pack(gates), "gate_bias": pack(gates, "bias")}
         self.out = layer.out_proj.weight
         self.head_norm = layer.multihead_norm.weight
-        self.feed = Feed(block.norm_ffn, block.ffn, products, backend)
-        self.products = products
+        self.feed = Feed(block.norm_ffn, block.ffn, backend)
+        self.arrivals = arrivals
         self.backend: dict[str, Any] = {"backend": backend}
 
     def few(self, x: Tensor, state: BlockState, positions: Any, lengths: Tensor) -> Tensor:
@@ -149,8 +120,8 @@ class PackedMLSTM:
         self, x: Tensor, change: Tensor | None, state: BlockState, positions: Any, lengths: Tensor
     ) -> tuple[Tensor, Tensor]:
         x, normed, gates = add_norm(x, change, **self.norm, **self.gates, **self.backend)
-        h = self._mix(self.products(normed, self.maps), cast(Tensor, gates), state)
-        return self.feed.many(x, self.products(h, self.out))
+        h = self._mix(F.linear(normed, self.maps), cast(Tensor, gates), state)
+        return self.feed.many(x, F.linear(h, self.out))
 
     def read(
         self, x: Tensor, change: Tensor | None, state: BlockState, piece: Piece
@@ -158,7 +129,7 @@ class PackedMLSTM:
         layout, shape = piece.layout, piece.shape
         c = self.config
         x, normed, gates = add_norm(x, change, **self.norm, **self.gates, **self.backend)
-        *inputs, o = self._parts(self.products(normed, self.maps).view(*shape, -1))
+        *inputs, o = self._parts(F.linear(normed, self.maps).view(*shape, -1))
         C, n, m = layout.read(state)
         found = mlstm(
             *inputs,
@@ -190,7 +161,7 @@ class PackedMLSTM:
         h = mlstm_step(
             q, k, v, i, f, (C, n, m),
             eps=c.norm_eps, gate_soft_cap=c.gate_soft_cap, norm_weight=self.head_norm, norm_eps=c.norm_eps,
-            ogate=o, arrivals=self.products.arrivals[: m.numel()], **self.backend,
+            ogate=o, arrivals=self.arrivals, **self.backend,
         )  # fmt: skip
         return h.flatten(-2)
 
@@ -198,7 +169,7 @@ class PackedMLSTM:
 class PackedAttention:
     """A Transformer block: q, k and v in one map, q and k turned in one kernel."""
 
-    def __init__(self, block: TransformerBlock, products: Products, backend: str | None) -> None:
+    def __init__(self, block: TransformerBlock, backend: str | None) -> None:
         attention = block.attention
         self.attention = attention
         self.num_heads = attention.num_heads
@@ -208,8 +179,7 @@ class PackedAttention:
         }
         self.maps = pack([attention.q, attention.k, attention.v])
         self.out = attention.out_proj.weight
-        self.feed = Feed(block.norm_ffn, block.ffn, products, backend)
-        self.products = products
+        self.feed = Feed(block.norm_ffn, block.ffn, backend)
         self.backend: dict[str, Any] = {"backend": backend}
 
     def few(self, x: Tensor, state: BlockState, positions: Any, lengths: Tensor) -> Tensor:
@@ -221,14 +191,14 @@ class PackedAttention:
         self, x: Tensor, change: Tensor | None, state: BlockState, positions: Any, lengths: Tensor
     ) -> tuple[Tensor, Tensor]:
         x, normed, _ = add_norm(x, change, **self.norm, **self.backend)
-        h = self._mix(self.products(normed, self.maps), state, positions, lengths)
-        return self.feed.many(x, self.products(h, self.out))
+        h = self._mix(F.linear(normed, self.maps), state, positions, lengths)
+        return self.feed.many(x, F.linear(h, self.out))
 
     def read(
         self, x: Tensor, change: Tensor | None, state: BlockState, piece: Piece
     ) -> tuple[Tensor, Tensor]:
         x, normed, _ = add_norm(x, change, **self.norm, **self.backend)
-        parts = self._parts(self.products(normed, self.maps), piece.positions)
+        parts = self._parts(F.linear(normed, self.maps), piece.positions)
         q, k, v = (part.unflatten(0, piece.shape).transpose(1, 2) for part in parts)
         h = self.attention.attend(q, k, v, state, piece.layout)
         return x, h.transpose(1, 2).flatten(2).flatten(0, 1)
@@ -250,8 +220,7 @@ class PackedAttention:
 class Head:
     """The last norm and the map to the vocabulary."""
 
-    def __init__(self, model: LanguageModel, products: Products, backend: str | None) -> None:
-        self.products = products
+    def __init__(self, model: LanguageModel, backend: str | None) -> None:
         norm = cast(Any, model.backbone).out_norm
         self.norm: dict[str, Any] = {"norm_weight": norm.weight, "norm_eps": norm.eps}
         self.weight = model.lm_head.weight
@@ -263,7 +232,7 @@ class Head:
 
     def many(self, x: Tensor, change: Tensor | None) -> Tensor:
         _, normed, _ = add_norm(x, change, **self.norm, **self.backend)
-        return self.products(normed, self.weight)
+        return F.linear(normed, self.weight)
 
 
 def pack(layers: Sequence[nn.Linear], name: str = "weight") -> Tensor:
