@@ -3,7 +3,8 @@
 A step of one sequence reads every weight once and computes next to nothing: what it costs beyond that is the
 number of its kernels. So the norm before a map, SwiGLU or the residual after it, and the gates beside it go
 into the kernel of the map (`skinny_linear`). More sequences take the library's products, which read the
-matrix once for all, and the same parts around them are one kernel each (`add_norm`, `swiglu`, `rotate_pairs`).
+matrix once for all, and the same parts around them are one kernel each (`add_norm`, `swiglu`,
+`rotate_pairs`).
 
 The references are the layers of the models, rounding included. No gradients: decoding needs none.
 """

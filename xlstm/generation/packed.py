@@ -48,8 +48,7 @@ class PackedModel:
         self._arrivals = arrivals
         if isinstance(config, MLSTMConfig):
             self._blocks: list[Block] = [
-                PackedMLSTM(cast(MLSTMBlock, block), config, arrivals, backend)
-                for block in layers.blocks
+                PackedMLSTM(cast(MLSTMBlock, block), config, arrivals, backend) for block in layers.blocks
             ]
         elif isinstance(config, TransformerConfig):
             self._blocks = [
