@@ -45,7 +45,7 @@ def measure_point(job: Job, model: nn.Module, point: Point, device: torch.device
 
 
 def _times(job: Job, model: nn.Module, point: Point, device: torch.device) -> dict[str, Any]:
-    engine, ttft = _at_the_prompts_end(job, model, point, device)
+    engine, ttft = at_the_prompts_end(job, model, point, device)
     steps = _time_steps(engine, point, device)
     return {
         "status": "finished",
@@ -60,15 +60,15 @@ def _times(job: Job, model: nn.Module, point: Point, device: torch.device) -> di
     }
 
 
-def _at_the_prompts_end(
+def at_the_prompts_end(
     job: Job, model: nn.Module, point: Point, device: torch.device
 ) -> tuple[AnyEngine, list[float]]:
     """An engine that has read the prompts of the point, and the seconds that it took for that, each time.
 
-    None where the batch has more tokens than are prefilled: then every sequence goes on from one prompt, that
-    was read alone, after it has read a shorter one.
+    No times where the batch has more tokens than are prefilled: then every sequence goes on from one prompt,
+    that was read alone, after it has read a shorter one.
     """
-    prompts = _prompts(point, device)
+    prompts = prompts_of(point, device)
     whole = point.batch_size * point.prefill_length <= job.whole_prefill
     alone = None
     if not whole:
@@ -104,8 +104,8 @@ def _time_steps(engine: AnyEngine, point: Point, device: torch.device) -> list[f
 
 def profile_point(job: Job, model: nn.Module, point: Point, device: torch.device) -> Iterator[dict[str, Any]]:
     """Where the time of a prefill goes, if the point has one, and that of a step."""
-    engine, ttft = _at_the_prompts_end(job, model, point, device)
-    prompts = _prompts(point, device)
+    engine, ttft = at_the_prompts_end(job, model, point, device)
+    prompts = prompts_of(point, device)
     base = {"engine": job.engine, **point.describe(job.size)}
 
     def prefill() -> None:
@@ -161,7 +161,7 @@ def _rewind(engine: AnyEngine, point: Point) -> None:
         engine.rewind(point.prefill_length)
 
 
-def _prompts(point: Point, device: torch.device) -> Tensor:
+def prompts_of(point: Point, device: torch.device) -> Tensor:
     shape = (point.batch_size, point.prefill_length)
     return torch.randint(point.model.vocab_size, shape, device=device, generator=seeded(device))
 

@@ -13,7 +13,10 @@ import torch
 from benchmarks.inference_cases import make_jobs, model_of
 from benchmarks.inference_profile import Work, profile_table, profiled, summary
 from benchmarks.inference_report import bandwidth_share, report, row_line, targets
+from benchmarks.inference_times import at_the_prompts_end, prompts_of
 from xlstm.accounting import count_parameters
+from xlstm.generation import Session, random_model
+from xlstm.timing.engines import SessionEngine
 
 ROOT = Path(__file__).parents[2]
 PEERS = Path(os.environ.get("ISOFLOP_PEERS", ROOT / ".peers")) / "transformers"
@@ -104,6 +107,33 @@ def test_a_failed_row_and_a_failed_check_stand_in_the_report() -> None:
     assert "- x: not reached in the time" in text
     assert "1.00 TB/s" in text
     assert row_line(row(ttft_s=None), LIMITS).count("|") == row_line(failed, LIMITS).count("|")
+
+
+@pytest.mark.parametrize("arch", ["mlstm", "transformer"])
+@pytest.mark.parametrize("prefill_length", [150, 350])
+def test_steps_begin_where_a_prompt_ends(arch: str, prefill_length: int) -> None:
+    """Of two sequences that read all of their prompts, and of two that go on from the first one's."""
+    (job,) = (
+        job
+        for job in make_jobs(["smoke"], [prefill_length], [2], device="cpu", peers=False, generated=4)
+        if job.arch == arch
+    )
+    (point,) = job.points
+    cpu = torch.device("cpu")
+    model = random_model(point.model, dtype=torch.float32)
+    with torch.inference_mode():
+        engine, ttft = at_the_prompts_end(job, model, point, cpu)
+        assert len(ttft) == (point.repetitions if prefill_length == 150 else 0)
+        assert isinstance(engine, SessionEngine)
+        text = prompts_of(point, cpu)
+        if prefill_length == 350:
+            text = text[:1].expand(2, -1)
+        session = Session(model, 2, prefill_length + 4)
+        session.prefill(text)
+        assert session.lengths == engine.session.lengths
+        for _ in range(3):
+            assert torch.equal(session.tokens, engine.session.tokens)
+            torch.testing.assert_close(engine.session.step(), session.step(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_profile_tells_overlap_and_gaps_apart() -> None:
