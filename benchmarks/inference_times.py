@@ -26,6 +26,8 @@ SETTLE_S = 0.1
 """Of steps that do not count: a GPU's clocks go on from those that a heavy prefill left."""
 LONGEST_S, FEWEST = 0.25, 8
 """A repetition of steps that would take longer is shorter, but never fewer steps than that."""
+ENOUGH_S = 1.0
+"""Of prefills, warm-ups among them, after which one that counts will do."""
 PROFILED_STEPS = 4
 
 AnyEngine = SessionEngine | PeerEngine
@@ -80,6 +82,8 @@ def at_the_prompts_end(
     for _ in range(job.warm_ups + point.repetitions if whole else 1):
         engine.reset()
         found.append(seconds(lambda: engine.prefill(prompts), device))
+        if len(found) > job.warm_ups and sum(found) > ENOUGH_S:
+            break
     if alone is not None:
         _adopt(engine, alone)
         _rewind(engine, point)
