@@ -40,7 +40,7 @@ from tasks.capability_spec import read_suite
 from tasks.engines import place
 from tasks.errors import UserError
 from tasks.locks import sweep_lock
-from tasks.pipeline import artifact_key, completed, experiment_url, report_link
+from tasks.pipeline import artifact_key, completed, experiment_url, report_link, wait_for_all
 from tasks.progress import ProgressWriter
 from tasks.provenance import git_revision, versions
 from tasks.state import State, open_state
@@ -198,8 +198,7 @@ def train_all(suite: Suite, runs: Sequence[SuiteRun]) -> None:
             runner.submit(train, {"suite": suite, "trainer": trainer, "run": planned_run(run, runs)})
             for run in runs
         ]
-        for future in futures:
-            future.wait()
+        wait_for_all(trainer, futures)
 
 
 @task(name="train and measure", task_run_name="train {run.name}", cache_policy=NO_CACHE)

@@ -8,7 +8,7 @@ import functools
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from filelock import Timeout
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
@@ -218,8 +219,7 @@ def train_runs(
         live_page(sweep),
     ):
         futures = [runner.submit(train, {"sweep": sweep, "trainer": trainer, "run": run}) for run in runs]
-        for future in futures:
-            future.wait()
+        wait_for_all(trainer, futures)
 
 
 def _url(sweep: Sweep) -> str | None:
@@ -275,6 +275,14 @@ def completed(
     if outcome.status == "cached":
         return Completed(name="Cached", message="a finished MLflow run has this run key")
     return Completed(message=done.format(outcome.loss))
+
+
+def wait_for_all(trainer: Trainer, futures: Iterable[PrefectFuture[PrefectState]]) -> None:
+    """Until every run's task has ended. UserError where no training could be started at all."""
+    for future in futures:
+        future.wait()
+    if trainer.broken is not None:
+        raise UserError(trainer.broken)
 
 
 @task(name="gather", cache_policy=NO_CACHE)

@@ -11,7 +11,7 @@ from typing import Literal, Protocol, Self
 from sweeps.plan import PlannedRun
 from sweeps.spec import Resources
 from tasks import tracking
-from tasks.launcher import Launcher
+from tasks.launcher import Launcher, LauncherError
 from tasks.leases import Grant, LeasesClosed
 from tasks.locks import run_lock, wait_for
 from tasks.retries import next_attempt
@@ -117,6 +117,8 @@ class Trainer:
         self._engine: Engine | None = None
         self._settled = tracking.Settled()
         self._parent = ""
+        self.broken: str | None = None
+        """Why no training can be started at all; the first that finds out stops the others."""
 
     def __enter__(self) -> Self:
         """Close what died without a word, and see what is done already."""
@@ -184,13 +186,20 @@ class Trainer:
         failures: list[Failure] = []
         micro_batch: int | None = None
         while True:
+            if self.broken is not None:
+                raise LeasesClosed("the sweep is stopping")
             job = self._job(run, grant, attempt=len(failures) + 1, micro_batch=micro_batch)
-            result = self._started().run(
-                job,
-                timeout_s=resources.timeout_s,
-                hang_after_s=resources.hang_after_s,
-                lease=grant.descriptor,
-            )
+            try:
+                result = self._started().run(
+                    job,
+                    timeout_s=resources.timeout_s,
+                    hang_after_s=resources.hang_after_s,
+                    lease=grant.descriptor,
+                )
+            except LauncherError as error:
+                self.broken = str(error)
+                self.room.stop()
+                raise
             if result.failure is None:
                 return result
             failures.append(result.failure)

@@ -43,7 +43,7 @@ PRELOAD = (
 )
 PRELOAD_S3 = ("boto3", "mlflow.store.artifact.s3_artifact_repo")
 """Where artifacts go to a bucket: half a second for every training otherwise."""
-HIDDEN = ("matplotlib", "pandas", "polars", "pyarrow", "scipy")
+HIDDEN = ("matplotlib", "pandas", "polars", "pyarrow", "scipy", "transformers")
 """MLflow and torchmetrics import these where they find them; they take seconds, and training needs none.
 
 pandas, polars and pyarrow start threads, too.

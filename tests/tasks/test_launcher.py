@@ -287,18 +287,28 @@ def test_an_engine_that_is_wanted_starts_ahead_and_is_the_one_that_trains() -> N
 
 HIDING = """
 import importlib.metadata, importlib.util
-from tasks.zygote import HIDDEN, hide
+from tasks.zygote import HIDDEN, PRELOAD, hide
 assert all(importlib.util.find_spec(name) for name in HIDDEN)
+assert importlib.metadata.version("transformers") == "5.0.0"
 hide(HIDDEN)
 assert not any(importlib.util.find_spec(name) for name in HIDDEN)
 from lightning_utilities.core.imports import RequirementCache
 assert not any(RequirementCache(name) for name in HIDDEN)
 assert RequirementCache("torch") and importlib.metadata.version("numpy")
+for module in PRELOAD: importlib.import_module(module)
 """
 
 
-def test_what_is_hidden_looks_as_if_it_were_not_installed() -> None:
-    subprocess.run([sys.executable, "-c", HIDING], check=True)
+def test_what_is_hidden_looks_as_if_it_were_not_installed(tmp_path: Path) -> None:
+    """transformers, too, which torchmetrics imports where it is there, and which fails without scipy."""
+    package = tmp_path / "transformers"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('no scipy')")
+    metadata = tmp_path / "transformers-5.0.0.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 5.0.0\n")
+    paths = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    subprocess.run([sys.executable, "-c", HIDING], check=True, env={**os.environ, "PYTHONPATH": paths})
 
 
 OWNER = """
