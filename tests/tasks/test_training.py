@@ -1,4 +1,4 @@
-"""What a sweep does where no training can be started: the first to find out says why, the others do not try."""
+"""Where no training can be started: the first to find out says why, the others do not try."""
 
 import threading
 from collections.abc import Iterator
