@@ -207,7 +207,13 @@ def warm_up(run: Run, requests: list[Row]) -> None:
     room = threading.Semaphore(max(1, min(12, (os.cpu_count() or 2) * 3 // 4)))
     names = list(dict.fromkeys(request["contender"] for request in requests))
     reserve = (1 - WARM_UP_SHARE) * run.options.time_limit
+    # Each begins with what is its own: imports, and a first launch of its kernels, are not another's to make.
     own = {r["contender"]: r | {"budget_s": 0.0} for r in requests if r["kind"] in ("decode", "bandwidth")}
+    own |= {
+        r["contender"]: {**r, "kind": "warm-up"}
+        for r in reversed(requests)
+        if "shape" in r and r["contender"] != "reference"
+    }
 
     def compile_all(name: str) -> None:
         with room:
