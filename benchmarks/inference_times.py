@@ -1,9 +1,9 @@
 """One model's points timed on an engine: the first token, the step, memory, and where the time goes.
 
 Every row comes to its steps on the same way: the step is captured, the session reads prompts, and where these
-are not those of the point the state of the point is put in their place. Rows on two ways have been seen a tenth
-apart: in one of them another session was made, captured and dropped between the capture and its replays, and
-the batch had read nothing. Which of these slows the replays is not known; now no row has either.
+are not those of the point the state of the point is put in their place. Rows on two ways have been seen a
+tenth apart: in one of them another session was made, captured and dropped between the capture and its
+replays, and the batch had read nothing. Which of these slows the replays is not known; now no row has either.
 """
 
 import gc
