@@ -35,16 +35,38 @@ class DecodeContender:
 
 
 def _ours(states: list[State]) -> Step:
-    return lambda inputs, number: mlstm_step(*inputs, states[number])
+    counts = _counts(states)
+    return lambda inputs, number: mlstm_step(*inputs, states[number], arrivals=counts)
 
 
 def _ours_surrounded(states: list[State]) -> Step:
+    surroundings, counts = _surroundings(states), _counts(states)
+    return lambda inputs, number: mlstm_step(*inputs, states[number], arrivals=counts, **surroundings)
+
+
+def _ours_chained(states: list[State]) -> Step:
+    """As generation calls it: dependent launches, one on every state, behind a kernel that is none."""
+    surroundings, counts = _surroundings(states), _counts(states)
+
+    def step(inputs: Inputs, number: int) -> None:
+        if number == 0:
+            inputs[0].mul_(1.0)
+        mlstm_step(*inputs, states[number], arrivals=counts, chained=True, **surroundings)
+
+    return step
+
+
+def _counts(states: list[State]) -> Tensor:
+    """Kept, as whoever decodes keeps them: no step fills its own."""
+    m = states[0][2]
+    return torch.zeros(m.numel(), dtype=torch.int32, device=m.device)
+
+
+def _surroundings(states: list[State]) -> dict[str, Any]:
     batch, device = states[0][0].shape[0], states[0][0].device
     weight = torch.ones(HEADS * VALUE_WIDTH, device=device)
     o = torch.randn(batch, HEADS, VALUE_WIDTH, device=device).bfloat16()
-    return lambda inputs, number: mlstm_step(
-        *inputs, states[number], gate_soft_cap=15.0, norm_weight=weight, ogate=o
-    )
+    return {"gate_soft_cap": 15.0, "norm_weight": weight, "ogate": o}
 
 
 def _reference(states: list[State]) -> Step:
@@ -83,6 +105,10 @@ def _contenders() -> Iterator[DecodeContender]:
         yield DecodeContender(
             name="step-norm" + suffix, label="ours with soft cap, norm, output gate",
             prepare=_ours_surrounded, state_dtype=dtype,
+        )  # fmt: skip
+        yield DecodeContender(
+            name="step-chain" + suffix, label="the same in a chain of dependent launches",
+            prepare=_ours_chained, state_dtype=dtype,
         )  # fmt: skip
         yield DecodeContender(
             name="step-peer" + suffix, label="mlstm_kernels triton step", prepare=_peer,

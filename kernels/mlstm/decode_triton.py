@@ -1,17 +1,20 @@
 # mypy: disable-error-code="no-untyped-def"
 """The decode step on a GPU: one kernel, bound by reading and writing C once.
 
-A program owns a slice of V of a head, and all of K: it needs no other program for its part of h and of C.
-What a head has once - gates, m, n, the normaliser - every program computes for itself, from a few KiB. The
-new n and m may be written only when no program reads the old ones any more, and LayerNorm over V needs all
-slices: both are done by the program of a head that arrives last. Programs count in `arrivals`: a program's h
-is written before it counts (a barrier, then an atomic that releases and acquires), so the last one sees every
-slice; it puts the count back to zero. Which one it is changes nothing in what is computed.
+A program owns a slice of V of a head, and all of K: it needs no other program for its part of h and of C. It
+requests all of its slice at once, as it lies in memory, and then widens, uses and stores it part by part.
+What a head has once - gates, m, n, the normaliser - every program computes for itself, from a few KiB.
 
-With `arrivals` from the caller the kernel is a link in a chain of dependent launches (`kernels.dependent`,
-which says why that is sound): it requests C, most of what it reads, before it waits for the kernel before.
-That asks for a kernel between two steps on one state that is no dependent launch. Without `arrivals` it is
-an ordinary launch, which needs no promise.
+The new n and m may be written only when no program reads the old ones any more, and LayerNorm over V needs
+all slices: both are done by the program of a head that arrives last. Programs count in `arrivals`; the last
+one puts the count back to zero. Which one it is changes nothing in what is computed. Without LayerNorm a
+program counts as soon as it has used n and m, while C is on its way. With it, what the last one reads is
+written before (a barrier, then an atomic that releases and acquires): behind the stores of C, for which that
+waits while other programs go on, or, where programs are few, before them.
+
+A link in a chain of dependent launches (`kernels.dependent`, which says why that is sound) requests C, most
+of what it reads, before it waits for the kernel before. That asks for a kernel between two steps on one state
+that is no dependent launch.
 """
 
 from typing import TYPE_CHECKING
@@ -29,10 +32,16 @@ if TYPE_CHECKING:
     from kernels.mlstm.decode import StepOptions
 
 ELEMENTS = 16384
-"""Of C a program: 128 a thread, the most that registers hold."""
+"""Of C a program, at most: with a float32 state 128 a thread, the most that registers hold."""
 
-MANY, FEW = 2048, 256
-"""Programs: below the first a slice is halved to even out the last wave, below the second to fill the GPU."""
+FEW = 256
+"""Programs: below these a slice is halved, to fill the GPU."""
+
+AT_ONCE = 512
+"""Programs of 4 warps that share the GPU, with a bfloat16 state: 4 a multiprocessor."""
+
+PARTS = 8
+"""Of a slice, by rows, at most."""
 
 
 def launch_step(
@@ -44,6 +53,7 @@ def launch_step(
     state: State,
     options: "StepOptions",
     arrivals: Tensor | None,
+    chained: bool,
 ) -> Tensor:
     """Arguments as `mlstm_step`, checked; state and last dimensions contiguous."""
     C, n, m = state
@@ -52,43 +62,47 @@ def launch_step(
     h = torch.empty(batch, heads, value_width, dtype=v.dtype, device=v.device)
     if h.numel() == 0:
         return h
-    block_v, warps = tile(rows, width, value_width, C.element_size())
-    launch = dependent(v.device, arrivals is not None)
+    block_v, warps, part = tile(rows, width, value_width, C.element_size())
+    launch = dependent(v.device, chained)
     if arrivals is None:
         arrivals = torch.zeros(rows, dtype=torch.int32, device=v.device)
     normed, gated = options.norm_weight is not None, options.ogate is not None
     gate = v if options.ogate is None else options.ogate
     raw = torch.empty(h.shape, dtype=torch.float32, device=h.device) if normed else h
-    _step_kernel[(rows * triton.cdiv(value_width, block_v),)](
+    programs = rows * triton.cdiv(value_width, block_v)
+    step_kernel[(programs,)](
         q, k, v, i, f, gate, v if options.norm_weight is None else options.norm_weight,
         C, n, m, raw, h, arrivals,
         *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *i.stride(), *f.stride(), *gate.stride()[:2],
-        heads, width**-0.5, options.eps, options.gate_soft_cap or 1.0, options.norm_eps,
-        WIDTH=width, VALUE_WIDTH=value_width,
+        width**-0.5, options.eps, options.gate_soft_cap or 1.0, options.norm_eps,
+        HEADS=heads, WIDTH=width, VALUE_WIDTH=value_width,
         SOFT_CAP=options.gate_soft_cap is not None, SIGMOID_INPUT=options.input_gate == "sigmoid",
         NORM=normed, OUTPUT_GATE=gated,
-        BLOCK_K=_block(width), BLOCK_V=block_v, BLOCK_H=_block(value_width),
+        BLOCK_K=_block(width), BLOCK_V=block_v, BLOCK_H=_block(value_width), ROWS=part,
+        FIRST=normed and programs <= FEW,
         num_warps=warps, **launch,
     )  # fmt: skip
     return h
 
 
-def tile(rows: int, width: int, value_width: int, itemsize: int) -> tuple[int, int]:
-    """Columns of C a program and its warps: a program owns `width` rows of that many columns.
+def tile(rows: int, width: int, value_width: int, itemsize: int) -> tuple[int, int, int]:
+    """Columns of C a program, its warps, rows of a part: a program owns `width` rows of that many columns.
 
     The longer the rows, the better the memory moves them; but not fewer than FEW programs, and never less
-    than 64 bytes a row. Rows not aligned to 16 bytes load element by element, hence more threads.
+    than 64 bytes a row. More threads are faster as long as not more programs run at a time without, and where
+    rows are not aligned to 16 bytes and load element by element. Every thread has 16 bytes of a part.
     """
     block_k = _block(width)
-    narrowest = 64 // itemsize
     block = min(128, _block(value_width), max(16, ELEMENTS // block_k))
-    if block > narrowest and rows * triton.cdiv(value_width, block) < MANY:
-        block //= 2
-    while block > narrowest and rows * triton.cdiv(value_width, block) < FEW:
+    while block > 64 // itemsize and rows * triton.cdiv(value_width, block) < FEW:
         block //= 2
     size = block_k * block
-    aligned = value_width * itemsize % 16 == 0
-    return block, 8 if size > 8192 and not aligned else min(4, max(1, size // 1024))
+    warps = min(4, max(1, size // 2048))
+    unaligned = value_width * itemsize % 16 != 0
+    several_waves = itemsize == 2 and rows * triton.cdiv(value_width, block) > AT_ONCE
+    if size > 8192 and (unaligned or several_waves):
+        warps = 8
+    return block, warps, min(block_k, max(block_k // PARTS, warps * 32 * 16 // (itemsize * block)))
 
 
 def _block(width: int) -> int:
@@ -112,13 +126,34 @@ def _log_sigmoid(x):
 
 
 @triton.jit
-def _step_kernel(
+def _column(x, at, WIDTH: tl.constexpr):
+    """One value a row, from L1 where the whole vector was read before."""
+    return tl.load(x + at, mask=at < WIDTH, other=0.0).to(tl.float32)[:, None]
+
+
+@triton.jit
+def _pass_on(raw, vs, inside, out, count):
+    """Writes what the program that arrives last reads, and counts: how many did before."""
+    tl.store(raw + vs, out, mask=inside)
+    tl.debug_barrier()
+    return tl.atomic_add(count, 1, sem="acq_rel")
+
+
+@triton.jit
+def _sums(a, b, c, d):
+    """Two sums at once."""
+    return a + c, b + d
+
+
+@triton.jit
+def step_kernel(
     q, k, v, i, f, ogate, weight, C, n, m, raw, h, arrivals,
     q_batch, q_head, k_batch, k_head, v_batch, v_head, i_batch, i_head, f_batch, f_head, o_batch, o_head,
-    heads, scale, eps, cap, norm_eps,
-    WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, SOFT_CAP: tl.constexpr, SIGMOID_INPUT: tl.constexpr,
-    NORM: tl.constexpr, OUTPUT_GATE: tl.constexpr,
-    BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_H: tl.constexpr, OVERLAP: tl.constexpr,
+    scale, eps, cap, norm_eps,
+    HEADS: tl.constexpr, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr,
+    SOFT_CAP: tl.constexpr, SIGMOID_INPUT: tl.constexpr, NORM: tl.constexpr, OUTPUT_GATE: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_H: tl.constexpr, ROWS: tl.constexpr,
+    FIRST: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """h = read q^T C + direct v and the next C = forget C + write k v^T, for one slice of V of one head.
 
@@ -127,26 +162,34 @@ def _step_kernel(
     if OVERLAP:
         gdc_launch_dependents()
     SLICES: tl.constexpr = (VALUE_WIDTH + BLOCK_V - 1) // BLOCK_V
+    PARTS: tl.constexpr = BLOCK_K // ROWS
     row = (tl.program_id(0) // SLICES).to(tl.int64)
-    b, head = row // heads, row % heads
-    ks = tl.arange(0, BLOCK_K)
+    b, head = row // HEADS, row % HEADS
+    rs = tl.arange(0, ROWS)
     vs = (tl.program_id(0) % SLICES) * BLOCK_V + tl.arange(0, BLOCK_V)
-    in_k, in_v = ks < WIDTH, vs < VALUE_WIDTH
-    inside = in_k[:, None] & in_v[None, :]
-    block = C + row * (WIDTH * VALUE_WIDTH) + (ks[:, None] * VALUE_WIDTH + vs[None, :])
-    state = tl.load(block, mask=inside, other=0.0, eviction_policy="evict_first")
+    in_v = vs < VALUE_WIDTH
+    block = C + row * (WIDTH * VALUE_WIDTH) + (rs[:, None] * VALUE_WIDTH + vs[None, :])
+    parts = ()
+    for part in tl.static_range(PARTS):
+        inside = (part * ROWS + rs < WIDTH)[:, None] & in_v[None, :]
+        here = block + part * ROWS * VALUE_WIDTH
+        parts += (tl.load(here, mask=inside, other=0.0, eviction_policy="evict_first"),)  # type: ignore[assignment]
     if OVERLAP:
         gdc_wait()
-    queries = tl.load(q + b * q_batch + head * q_head + ks, mask=in_k, other=0.0)
-    keys = tl.load(k + b * k_batch + head * k_head + ks, mask=in_k, other=0.0)
     values = tl.load(v + b * v_batch + head * v_head + vs, mask=in_v, other=0.0)
+    # The assembler would issue these loads behind what it computes of the next ones, when those have arrived.
+    tl.debug_barrier()
+    ks = tl.arange(0, BLOCK_K)
+    in_k = ks < WIDTH
+    of_q, of_k = q + b * q_batch + head * q_head, k + b * k_batch + head * k_head
+    queries = tl.load(of_q + ks, mask=in_k, other=0.0)
+    keys = tl.load(of_k + ks, mask=in_k, other=0.0)
     norm_state = tl.load(n + row * WIDTH + ks, mask=in_k, other=0.0)
     log_i = tl.load(i + b * i_batch + head * i_head)
     log_f = tl.load(f + b * f_batch + head * f_head)
     m_old = tl.load(m + row)
-    # Every load is on its way before a value is touched: a conversion in between would wait for its own.
     queries, keys, values = queries.to(tl.float32), keys.to(tl.float32), values.to(tl.float32)
-    log_i, log_f, state = log_i.to(tl.float32), log_f.to(tl.float32), state.to(tl.float32)
+    log_i, log_f = log_i.to(tl.float32), log_f.to(tl.float32)
 
     if SOFT_CAP:
         log_i = _soft_cap(log_i, cap)
@@ -157,23 +200,41 @@ def _step_kernel(
     m_new = tl.maximum(log_f + m_old, log_i)
     forget = tl.exp(log_f + m_old - m_new)
     write = tl.exp(log_i - m_new)
+    of_state, of_key = tl.reduce((queries * norm_state, queries * keys), 0, _sums)
     norm_state = forget * norm_state + write * keys
-    norm = tl.maximum(tl.abs(scale * tl.sum(queries * norm_state)), tl.exp(-m_new)) + eps
+    norm = tl.maximum(tl.abs(scale * (forget * of_state + write * of_key)), tl.exp(-m_new)) + eps
     read = forget * scale / norm
-    direct = write * scale * tl.sum(queries * keys) / norm
+    direct = write * scale * of_key / norm
+    if not NORM:
+        # Relaxed: nothing written is passed on, and what must not change under its readers was used above.
+        tl.debug_barrier()
+        before = tl.atomic_add(arrivals + row, 1, sem="relaxed")
 
-    out = read * tl.sum(queries[:, None] * state, axis=0) + direct * values
-    if NORM:
-        tl.store(raw + row * VALUE_WIDTH + vs, out, mask=in_v)
-    else:
-        if OUTPUT_GATE:
-            gate = tl.load(ogate + b * o_batch + head * o_head + vs, mask=in_v, other=0.0)
-            out *= tl.sigmoid(gate.to(tl.float32))
-        tl.store(h + row * VALUE_WIDTH + vs, out.to(h.dtype.element_ty), mask=in_v)
-    tl.debug_barrier()
-    before = tl.atomic_add(arrivals + row, 1, sem="acq_rel")
-    state = forget * state + (write * keys)[:, None] * values[None, :]
-    tl.store(block, state.to(C.dtype.element_ty), mask=inside, eviction_policy="evict_first")
+    total = tl.zeros([ROWS, BLOCK_V], tl.float32)
+    if FIRST:
+        for part in tl.static_range(PARTS):
+            total += _column(of_q, part * ROWS + rs, WIDTH) * parts[part].to(tl.float32)  # type: ignore[misc]
+        out = read * tl.sum(total, axis=0) + direct * values
+        before = _pass_on(raw + row * VALUE_WIDTH, vs, in_v, out, arrivals + row)
+    written = (write * values)[None, :]
+    for part in tl.static_range(PARTS):
+        at = part * ROWS + rs
+        state = parts[part].to(tl.float32)  # type: ignore[misc, var-annotated]
+        if not FIRST:
+            total += _column(of_q, at, WIDTH) * state
+        state = forget * state + _column(of_k, at, WIDTH) * written
+        inside = (at < WIDTH)[:, None] & in_v[None, :]
+        here = block + part * ROWS * VALUE_WIDTH
+        tl.store(here, state.to(C.dtype.element_ty), mask=inside, eviction_policy="evict_first")
+    if not FIRST:
+        out = read * tl.sum(total, axis=0) + direct * values
+        if NORM:
+            before = _pass_on(raw + row * VALUE_WIDTH, vs, in_v, out, arrivals + row)
+        else:
+            if OUTPUT_GATE:
+                gate = tl.load(ogate + b * o_batch + head * o_head + vs, mask=in_v, other=0.0)
+                out *= tl.sigmoid(gate.to(tl.float32))
+            tl.store(h + row * VALUE_WIDTH + vs, out.to(h.dtype.element_ty), mask=in_v)
     if before == SLICES - 1:
         tl.store(arrivals + row, 0)
         tl.store(n + row * WIDTH + ks, norm_state, mask=in_k)

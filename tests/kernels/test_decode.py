@@ -189,19 +189,44 @@ def test_nothing_outside_the_state_is_written() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_link_in_a_chain_leaves_its_counts_at_zero(oracle: ModuleType, backend: str) -> None:
+@pytest.mark.parametrize("chained", [False, True])
+@pytest.mark.parametrize("norm", [False, True])
+def test_counts_that_are_kept_are_zero_again(
+    oracle: ModuleType, norm: bool, chained: bool, backend: str
+) -> None:
     """Slices of V that several programs own, two steps: the counts serve the second as they are."""
     inputs, state = random_step((2, 3, 20, 200))
     moved, ours = to_device(inputs, state, torch.float32, torch.float32)
     arrivals = torch.zeros(6, dtype=torch.int32, device=DEVICE)
+    weight = torch.ones(600, device=DEVICE) if norm else None
+    options: dict[str, Any] = {"chained": chained, "backend": backend, "norm_weight": weight}
     for _ in range(2):
         h, state = expected_step(oracle, inputs, state, None, "exp")
-        assert_close(mlstm_step(*moved, ours, arrivals=arrivals, backend=backend), h, 1e-5)
+        h = F.layer_norm(h, (200,), eps=1e-6) if norm else h
+        moved[0].mul_(1.0)  # no dependent launch: a chain begins
+        assert_close(mlstm_step(*moved, ours, arrivals=arrivals, **options), h, 1e-5)
         assert not arrivals.any()
         for part, expected in zip(ours, state, strict=True):
             assert_close(part, expected, 1e-5)
     with pytest.raises(ValueError, match=r"arrivals is torch\.int32 \(5,\): must be int32 \(6,\)"):
-        mlstm_step(*moved, ours, arrivals=arrivals[:5], backend=backend)
+        mlstm_step(*moved, ours, arrivals=arrivals[:5], **options)
+
+
+@pytest.mark.parametrize("few", [0, 10**9])
+def test_where_heads_are_passed_on(oracle: ModuleType, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    """With LayerNorm h is complete before C is stored, where programs are few, or behind it."""
+    pytest.importorskip("triton")
+    from kernels.mlstm import decode_triton
+
+    monkeypatch.setattr(decode_triton, "FEW", few)
+    inputs, state = random_step((2, 3, 70, 200), seed=2)
+    h, new = expected_step(oracle, inputs, state, None, "exp")
+    moved, ours = to_device(inputs, state, torch.float32, torch.float32)
+    weight = torch.ones(600, device=DEVICE)
+    out = mlstm_step(*moved, ours, norm_weight=weight, backend="triton")
+    assert_close(out, F.layer_norm(h, (200,), eps=1e-6), 1e-5)
+    for part, expected in zip(ours, new, strict=True):
+        assert_close(part, expected, 1e-5)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -213,7 +238,7 @@ def test_opcheck(counts: int | None, backend: str) -> None:
     arrivals = None if counts is None else torch.zeros(counts, dtype=torch.int32, device=DEVICE)
     torch.library.opcheck(
         torch.ops.isoflop.mlstm_step.default,
-        (*moved, *ours, weight, o, 1e-6, 15.0, "exp", 1e-6, backend, arrivals),
+        (*moved, *ours, weight, o, 1e-6, 15.0, "exp", 1e-6, backend, arrivals, True),
     )
 
 
@@ -252,17 +277,58 @@ def test_cuda_graph_replays_steps(oracle: ModuleType) -> None:
 @pytest.mark.parametrize("state_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("batch", [1, 8, 64])
 @pytest.mark.parametrize("sizes", [(8, 256, 512), (16, 128, 256), (4, 64, 128), (4, 512, 512), (5, 16, 96)])
-def test_every_tile_on_the_gpu(state_dtype: torch.dtype, batch: int, sizes: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("norm", [False, True])
+def test_every_tile_on_the_gpu(
+    norm: bool, state_dtype: torch.dtype, batch: int, sizes: tuple[int, int, int]
+) -> None:
     """Slice widths and warp counts of every kind, in turn, and several steps: a missed wait would show."""
     inputs, state = random_step((batch, *sizes))
     moved, ours = to_device(inputs, state, torch.float32, state_dtype)
+    weight = torch.ones(sizes[0] * sizes[2], device=DEVICE) if norm else None
+    arrivals = torch.zeros(batch * sizes[0], dtype=torch.int32, device=DEVICE)
     tolerance = 1e-5 if state_dtype == torch.float32 else 4e-3
     for _ in range(4):
         C, n, m = (part.double() for part in ours)
         h, (C, n, m) = recurrent_step(*(x.double() for x in moved), (C, n, m))
-        assert_close(mlstm_step(*moved, ours), h.cpu(), 1e-5)
+        h = F.layer_norm(h, (sizes[2],), eps=1e-6) if norm else h
+        assert_close(mlstm_step(*moved, ours, norm_weight=weight, arrivals=arrivals), h.cpu(), 1e-5)
         assert_close(ours[0], C.cpu(), tolerance)
         assert_close(ours[1], n.cpu(), 1e-5)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("batch", [1, 8])
+def test_chains_in_a_graph(batch: int, norm: bool) -> None:
+    """Steps on several states, each launched while the one before it runs."""
+    moved, states = [], []
+    for seed in range(5):
+        inputs, state = random_step((batch, 8, 256, 512), seed=seed)
+        moved, ours = to_device(inputs, state, torch.float32, torch.float32)
+        states.append(ours)
+    arrivals = torch.zeros(batch * 8, dtype=torch.int32, device=DEVICE)
+    weight = torch.ones(8 * 512, device=DEVICE) if norm else None
+
+    def chain() -> list[Tensor]:
+        moved[0].mul_(1.0)
+        options = {"norm_weight": weight, "arrivals": arrivals, "chained": True}
+        return [mlstm_step(*moved, state, **options) for state in states]
+
+    chain()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = chain()
+    for _ in range(3):
+        before = [tuple(part.double() for part in state) for state in states]
+        graph.replay()
+        for h, state, old in zip(found, states, before, strict=True):
+            expected, new = recurrent_step(*(x.double() for x in moved), old)  # type: ignore[arg-type]
+            assert_close(h, (F.layer_norm(expected, (512,), eps=1e-6) if norm else expected).cpu(), 1e-5)
+            for part, value in zip(state, new, strict=True):
+                assert_close(part, value.cpu(), 1e-5)
+    assert not arrivals.any()
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ class PackedMLSTM:
         h = mlstm_step(
             q, k, v, i, f, (C, n, m),
             eps=c.norm_eps, gate_soft_cap=c.gate_soft_cap, norm_weight=self.head_norm, norm_eps=c.norm_eps,
-            ogate=o, arrivals=self.arrivals, **self.backend,
+            ogate=o, arrivals=self.arrivals, chained=True, **self.backend,
         )  # fmt: skip
         return h.flatten(-2)
 
