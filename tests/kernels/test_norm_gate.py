@@ -50,6 +50,19 @@ def test_matches_autograd(backend: str, shape: tuple[int, int, int, int], eps: f
     assert_all_close(ours([x.float() for x in inputs], backend, eps), expected(*inputs, eps), 1e-5)
 
 
+@pytest.mark.parametrize("programs", [1, 6])
+def test_a_program_of_the_backward_pass_walks_over_many_blocks(
+    programs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full ones, a part of one, and for some programs one less than for others."""
+    from kernels.mlstm import norm_gate_triton
+
+    monkeypatch.setattr(norm_gate_triton, "PROGRAMS", programs)
+    inputs = random_inputs((1, 77, 2, 100))
+    assert norm_gate_triton.block_rows(100, norm_gate_triton.WALKED) == 8
+    assert_all_close(ours([x.float() for x in inputs], "triton"), expected(*inputs), 1e-5)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_half_precision_stays_within_its_rounding(backend: str) -> None:
     """Triton's interpreter cuts what a GPU rounds, hence 1e-2 and not half of it."""
@@ -117,7 +130,10 @@ def test_compiles_without_a_graph_break() -> None:
 def test_training_shapes_on_the_gpu(shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
     inputs = [x.to(dtype) for x in random_inputs(shape)]
     tolerance = 1e-5 if dtype == torch.float32 else 5e-3
-    assert_all_close(ours(inputs, "triton"), expected(*(x.double() for x in inputs)), tolerance)
+    results = ours(inputs, "triton")
+    assert_all_close(results, expected(*(x.double() for x in inputs)), tolerance)
+    for _ in range(3):  # a value that is read too early or too late would not be the same each time
+        assert all(torch.equal(a, b) for a, b in zip(results, ours(inputs, "triton"), strict=True))
 
 
 @pytest.mark.parametrize(
