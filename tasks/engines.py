@@ -1,7 +1,7 @@
 """Where the runs of a sweep train: on this machine, on a Ray cluster or through Slurm, as its spec says."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,6 +29,8 @@ class Place:
     launch: Launch
     room: Room
     at_once: int
+    is_here: bool = False
+    """On this machine, where to launch begins with seconds of imports."""
 
 
 class Here:
@@ -54,7 +56,7 @@ def place(resources: Resources, state: State) -> Place:
         here = machine()
         room = Here(Ledger(ledger_folder(), here), resources)
         launch = partial(_beside_each_other, state) if shares_gpus(resources, here) else Launcher
-        return Place(launch=launch, room=room, at_once=runs_at_once(resources, here))
+        return Place(launch=launch, room=room, at_once=runs_at_once(resources, here), is_here=True)
     there = Elsewhere("cpu" if resources.device == "cpu" else "cuda:0", resources)
     at_once = resources.runs_in_parallel or CLUSTER_RUNS
     if resources.cluster.engine == "ray":
@@ -80,8 +82,15 @@ def launched_ahead(there: Place, *, wanted: bool) -> Iterator[Launch]:
 
     While its zygote imports torch the flow imports MLflow and reads what is finished: seconds on either core.
     """
-    if not wanted or there.launch is not Launcher:
+    if not (wanted and there.is_here):
         yield there.launch
         return
-    with closing(Launcher()) as launcher:
-        yield lambda: launcher
+    with ExitStack() as opened:
+        engine = opened.enter_context(there.launch())
+
+        @contextmanager
+        def handed_over() -> Iterator[Engine]:
+            with opened:  # whoever trains ends it; where nobody did, it ends with this context
+                yield engine
+
+        yield handed_over
