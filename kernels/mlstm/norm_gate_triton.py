@@ -16,7 +16,7 @@ ELEMENTS = 2048
 """Of h a program at a time, forward: 16 a thread, and several programs on a multiprocessor."""
 
 WALKED = 1024
-"""Backward: 8 a thread, which so takes 64 registers or few more, and eight programs share a multiprocessor."""
+"""Backward: 8 a thread, which then takes 64 registers or few more: eight programs share a multiprocessor."""
 
 PROGRAMS = 1024
 """Of the backward pass: about eight for each multiprocessor, all at the same time."""

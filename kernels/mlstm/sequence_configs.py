@@ -22,8 +22,9 @@ SHORTEST = 4
 """Chunks of a segment, at least."""
 
 
-LARGE = 2**27
-"""Elements of q and v together from which on descriptors are worth what they cost the host."""
+LARGE = 2**25
+"""Elements of q and v together from which on descriptors are worth what they cost the host: some tens of
+microseconds a layer, behind kernels that by then take it longer than the host takes to launch them."""
 
 
 @dataclass(frozen=True, kw_only=True)
