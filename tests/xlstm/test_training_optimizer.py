@@ -1,5 +1,6 @@
 """The schedule's shape, and which parameters decay."""
 
+import copy
 import dataclasses
 from itertools import pairwise
 
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from xlstm.config import MLSTMConfig, TransformerConfig
 from xlstm.models import build_model
 from xlstm.run_spec import OptimizerSpec
-from xlstm.training.optimizer import adamw, learning_rate
+from xlstm.training.optimizer import adamw, clip_in_step, learning_rate
+from xlstm.training.strategies import gradient_norm
 
 SPEC = OptimizerSpec(peak_lr=1.0, warmup_steps=10, cooldown_steps=20, cosine_floor=0.1)
 
@@ -70,3 +72,50 @@ def test_adamw_takes_the_specs_numbers() -> None:
     optimizer = adamw(model, spec)
     (group, _) = optimizer.param_groups
     assert (group["lr"], group["betas"], group["eps"]) == (0.5, (0.8, 0.9), 1e-3)
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("limit", [0.5, 1e9], ids=["beyond the limit", "within"])
+def test_a_step_that_clips_is_clipping_and_then_a_step(device: str, limit: float) -> None:
+    """Torch's own clipping, in float64: weights, moments, norms and what is left of the gradients. Within the
+    limit a step without clipping, to the last bit."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    spec = dataclasses.replace(SPEC, peak_lr=1e-2)
+    torch.manual_seed(0)
+    start = torch.nn.Sequential(torch.nn.Linear(70, 300), torch.nn.LayerNorm(300), torch.nn.Linear(300, 3))
+    models = [copy.deepcopy(start).to(device), copy.deepcopy(start).to(device), copy.deepcopy(start).double()]
+    ours, unclipped, exact = models
+    optimizers = [adamw(model, spec) for model in models]
+    for step in range(4):
+        for parameters in zip(*(model.parameters() for model in models), strict=True):
+            drawn = torch.randn(parameters[2].shape) * 3**step / 20
+            for parameter in parameters:
+                parameter.grad = drawn.to(parameter, copy=True)  # each its own: a step writes there
+        norm = gradient_norm(ours.parameters())
+        wanted = torch.nn.utils.clip_grad_norm_(exact.parameters(), limit)
+        assert norm.item() == pytest.approx(wanted.item(), rel=1e-6)
+        clip_in_step(optimizers[0], norm, limit)
+        for optimizer in optimizers:
+            optimizer.step()
+        for a, b in zip(ours.parameters(), exact.parameters(), strict=True):
+            torch.testing.assert_close(a.cpu().double(), b, rtol=1e-5, atol=1e-6)
+            assert a.grad is not None
+            torch.testing.assert_close(a.grad.cpu().double(), b.grad, rtol=1e-6, atol=0)
+    for a, b in zip(ours.parameters(), exact.parameters(), strict=True):
+        for moment in ("exp_avg", "exp_avg_sq"):
+            found, is_right = optimizers[0].state[a][moment].cpu().double(), optimizers[2].state[b][moment]
+            assert (found - is_right).abs().max() < 1e-5 * is_right.abs().max()
+    same = [torch.equal(a, b) for a, b in zip(ours.parameters(), unclipped.parameters(), strict=True)]
+    assert all(same) == (limit == 1e9)
+
+
+def test_a_checkpoint_holds_no_clipping() -> None:
+    model = torch.nn.Linear(2, 2)
+    optimizer = adamw(model, SPEC)
+    clip_in_step(optimizer, torch.tensor(3.0), 0.5)
+    assert optimizer.state_dict().keys() == {"state", "param_groups"}
+    assert all("grad_scale" not in group for group in optimizer.param_groups)

@@ -14,9 +14,9 @@ from xlstm.run_spec import OptimizerSpec
 from xlstm.training.blocks import make_ready, plain_blocks
 from xlstm.training.execution import PLAIN, Execution
 from xlstm.training.graph import StepGraph
-from xlstm.training.optimizer import adamw, learning_rate
+from xlstm.training.optimizer import adamw, clip_in_step, learning_rate
 from xlstm.training.share import ALONE, Share
-from xlstm.training.strategies import Replicas, clip_gradients, shard
+from xlstm.training.strategies import Replicas, gradient_norm, shard
 
 
 def window_loss(model: nn.Module, windows: Tensor, fused: bool = False) -> Tensor:
@@ -131,9 +131,10 @@ class TrainingModule(LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clip by the global norm and keep it: it costs the same once."""
-        self.step_grad_norm = clip_gradients(list(self.model.parameters()), self.spec.grad_clip)
+        self.step_grad_norm = gradient_norm(self.model.parameters())
+        clip_in_step(optimizer, self.step_grad_norm, self.spec.grad_clip)
 
 
 @torch.no_grad()

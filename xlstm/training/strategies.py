@@ -11,7 +11,7 @@ bfloat16 would round the gates of the mLSTM and the weights of norms, and give a
 does. It costs twice the bytes, which NVLink carries beside the computation. Gradients are reduced in float32.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -134,9 +134,9 @@ def _blocks(model: nn.Module) -> Iterator[nn.Module]:
     return iter(cast("nn.ModuleList", backbone.blocks))
 
 
-def clip_gradients(parameters: list[nn.Parameter], limit: float) -> Tensor:
-    """Scale the gradients to a global norm of `limit` at most; the norm before, the same on every process."""
-    norm = nn.utils.clip_grad_norm_(parameters, limit)
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The global norm, the same on every process."""
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
