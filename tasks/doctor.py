@@ -4,6 +4,7 @@ import json
 import platform
 import shutil
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from tasks import services
 from tasks.artifact_store import artifact_store_fault
 from tasks.devices import cpu_count, gpu_names
 from tasks.errors import UserError
+from tasks.launcher import ZYGOTE
 from tasks.locks import sweeps_under_way
 from tasks.provenance import git_revision, versions
 from tasks.state import STATE_VERSION, State
@@ -40,6 +42,7 @@ def examine(state: State) -> Iterator[Finding]:
     yield from installation()
     yield from devices()
     yield from kernels()
+    yield from zygote()
     yield from state_folder(state)
     yield from database(state)
     yield from artifact_store(state)
@@ -102,6 +105,18 @@ def kernels() -> Iterator[Finding]:
         lines = summary(list(kept_verdicts(device))) or ["none was tried yet; the first training does it"]
         for line in lines:
             yield Finding(topic="kernels", text=f"{where} {line}")
+
+
+def zygote() -> Iterator[Finding]:
+    """Whether trainings can be started: the process that all are forked from imports the libraries otherwise.
+
+    It hides some, which a package that is there beside ours may need for its import.
+    """
+    checked = subprocess.run((*ZYGOTE, "--check"), capture_output=True, text=True, check=False)
+    lines = checked.stderr.strip().splitlines() or [f"exit code {checked.returncode}"]
+    fault = checked.returncode != 0
+    text = f"cannot be started: {redact(lines[-1])}" if fault else "can be started"
+    yield Finding(topic="trainings", text=text, fault=fault)
 
 
 def state_folder(state: State) -> Iterator[Finding]:

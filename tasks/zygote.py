@@ -5,6 +5,8 @@ forkable it has one thread and no CUDA context. To leave no orphans, it ends whe
 closes, which the kernel does on any death of the owner, and its children end with it by PR_SET_PDEATHSIG.
 (That signal would not do for the zygote itself: it comes when the *thread* that started a process ends, and a
 flow starts things from threads.)
+
+    python -m tasks.zygote --check     # whether trainings could be started: its imports, and no more
 """
 
 import faulthandler
@@ -224,8 +226,8 @@ def hide(packages: Collection[str]) -> None:
     importlib.metadata.version = version
 
 
-def main(descriptor: int, work: Callable[[Request], None] = work) -> None:
-    """Serve the owner at the other end of the socket `descriptor`; never returns."""
+def preload() -> None:
+    """Import what trainings need. RuntimeError where that started threads."""
     hide(HIDDEN)
     # What is here after the imports stays: nobody need look for garbage meanwhile, which takes a fifth of
     # their time; children need not scan it, and pages that are not touched are not copied.
@@ -236,9 +238,17 @@ def main(descriptor: int, work: Callable[[Request], None] = work) -> None:
     require_one_thread()
     gc.freeze()
     gc.enable()
+
+
+def main(descriptor: int, work: Callable[[Request], None] = work) -> None:
+    """Serve the owner at the other end of the socket `descriptor`; never returns."""
+    preload()
     Zygote(socket.socket(fileno=descriptor), work).serve()
     os._exit(0)  # to take torch apart, module by module, would keep the owner waiting
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--check"]:
+        preload()
+        os._exit(0)
     main(int(sys.argv[1]))

@@ -16,6 +16,7 @@ from typing import cast
 import psutil
 import pytest
 
+from tasks import doctor
 from tasks.engines import Place, launched_ahead
 from tasks.launcher import Launcher, LauncherError
 from tasks.training import Room
@@ -339,6 +340,17 @@ def test_what_is_hidden_looks_as_if_it_were_not_installed(tmp_path: Path) -> Non
     metadata.write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 5.0.0\n")
     paths = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
     subprocess.run([sys.executable, "-c", HIDING], check=True, env={**os.environ, "PYTHONPATH": paths})
+
+
+def test_the_doctor_sees_a_zygote_that_cannot_import_what_trainings_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [(found.text, found.fault) for found in doctor.zygote()] == [("can be started", False)]
+    (tmp_path / "lightning.py").write_text("raise ImportError('it needs scipy')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (found,) = doctor.zygote()
+    assert found.fault
+    assert found.text == "cannot be started: ImportError: it needs scipy"
 
 
 OWNER = """
