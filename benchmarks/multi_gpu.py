@@ -8,9 +8,10 @@ are (weak scaling): one GPU alone, the others idle; then all of 2, 4, 8 GPUs as 
 (FSDP), in the same processes. Efficiency: tokens/s a GPU over those of the one alone. Beside it, the largest
 relative difference of the losses of the first steps from one GPU that trains on the same sequences in parts.
 
-`sweep`: 40 small runs as a sweep trains them (ledger, launcher, MLflow), on one GPU, on two, and on two with
-kill -9 of the flow when half is done; see multi_gpu_sweep. `--wheels`: a folder of wheels that the machine
-has not (pydantic, polars, mlflow and theirs), unpacked for it.
+`sweep`: 40 small runs as a sweep trains them (ledger, launcher, MLflow), on one GPU, on two, on two with
+kill -9 of the flow when half is done, and through Ray; see multi_gpu_sweep. `--rows` chooses among them.
+`--wheels`: a folder of wheels that the machine has not (pydantic, polars, mlflow and theirs; ray), unpacked
+for it.
 
 A row is printed and written to the file when it is there. NCCL's settings are left as the machine has them.
 Exit code 1 where a case failed, 2 without a GPU.
@@ -268,6 +269,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--part", choices=("scaling", "sweep"), help="both without")
     parser.add_argument("--only", nargs="*", default=[], help="words of the names of cases")
+    parser.add_argument("--rows", nargs="*", choices=("one", "two", "killed", "ray"), help="of the sweep")
     parser.add_argument("--wheels", type=Path)
     parser.add_argument("--time-limit", type=float, default=480.0)
     parser.add_argument("--quick", action="store_true")

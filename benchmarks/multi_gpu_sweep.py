@@ -1,14 +1,16 @@
-"""Forty small runs as a sweep trains them, on one GPU, on two, and on two with kill -9 of the flow half way.
+"""Forty small runs as a sweep trains them: on one GPU, on two, with kill -9 of the flow half way, by Ray.
 
 The plan, the ledger, the launcher, the trainer and MLflow are those of the flow; Prefect, which draws the
 display, is left out, so that a bare machine needs fewer wheels. Four runs share a GPU. After the kill the
-same command goes on; what was finished before must be there untouched, and every run finished once.
+same command goes on; what was finished before must be there untouched, and every run finished once. A short
+sweep of each shape goes first and is no row: its text and its compiled kernels are every row's.
 
     python -m benchmarks.multi_gpu_sweep HOME SPEC     # the flow
 """
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +28,30 @@ import yaml
 
 Row = dict[str, Any]
 RUNS = 40
+WARM_UP = 1 / 4
+"""Of a run's FLOPs, for the runs before the first row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What a row measures."""
+
+    gpus: int
+    killed: bool = False
+    through_ray: bool = False
+
+
+ROWS = {
+    "one": Sweep(gpus=1),
+    "two": Sweep(gpus=2),
+    "killed": Sweep(gpus=2, killed=True),
+    "ray": Sweep(gpus=2, through_ray=True),
+}
 SPEC: Row = {
     "name": "multi-gpu",
     "archs": ["mlstm", "transformer"],
     "context_lengths": [512],
-    "budgets": [4e14],
+    "budgets": [2.5e14],
     "ladder": {
         "shapes": [
             {"d_model": 128, "num_blocks": 4, "num_heads": 2},
@@ -50,7 +72,7 @@ QUICK: Row = {
     "context_lengths": [32],
     "budgets": [4e8],
     "ladder": {"shapes": [{"d_model": 16, "num_blocks": 1, "num_heads": 1}]},
-    "batch": {"tokens": 256},
+    "batch": {"tokens": 64},
     "data": {"max_bytes": 300_000},
     "validation": {"tokens": 4096},
     "seeds": [0, 1, 2],
@@ -58,52 +80,58 @@ QUICK: Row = {
     "resources": {"device": "cpu", "checkpoint_every_s": 1},
 }
 PACKAGES = (
-    "alembic", "annotated-doc", "annotated-types", "anyio", "fastapi", "sniffio", "starlette",
-    "cachetools", "certifi", "charset-normalizer", "click", "cloudpickle",
-    "databricks-sdk", "filelock", "gitdb", "gitpython", "google-auth", "idna", "importlib-metadata", "mako",
-    "mlflow", "mlflow-skinny", "mlflow-tracing", "nvidia-ml-py", "opentelemetry-api", "opentelemetry-proto",
-    "opentelemetry-sdk", "opentelemetry-semantic-conventions", "polars", "polars-runtime-32", "protobuf",
-    "pyasn1", "pyasn1-modules", "pydantic", "pydantic-core", "python-dateutil", "requests", "rsa", "six",
-    "smmap", "sqlalchemy", "sqlparse", "threadpoolctl", "typing-inspection", "urllib3", "zipp",
+    "alembic", "annotated-doc", "annotated-types", "anyio", "attrs", "cachetools", "certifi", "cffi",
+    "charset-normalizer", "click", "cloudpickle", "cryptography", "databricks-sdk", "fastapi", "filelock",
+    "gitdb", "gitpython", "google-auth", "greenlet", "idna", "importlib-metadata", "jsonschema",
+    "jsonschema-specifications", "mako", "markupsafe", "mlflow-skinny", "nvidia-ml-py", "opentelemetry-api",
+    "opentelemetry-proto", "opentelemetry-sdk", "opentelemetry-semantic-conventions", "packaging", "polars",
+    "polars-runtime-32", "protobuf", "pyasn1", "pyasn1-modules", "pycparser", "pydantic", "pydantic-core",
+    "python-dateutil", "python-dotenv", "pyyaml", "ray", "referencing", "requests", "rpds-py", "six", "smmap",
+    "sniffio", "sqlalchemy", "sqlparse", "starlette", "typing-extensions", "typing-inspection", "urllib3",
+    "zipp",
 )  # fmt: skip
 """Of `--wheels`, for a machine that has torch and Lightning alone:
 
     pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \\
         -c constraints.txt -d FOLDER PACKAGE...
 
-Where that is too much to carry, unpack them, leave out mlflow/server/js/build, and pack one .tar.xz.
+Where that is too much to carry, unpack them, and pack one .tar.xz by `xz --x86 --lzma2=preset=9,dict=128MiB`.
+Of Ray, the folders jars, rllib, dashboard/client, llm, serve, data, tune, train, workflow and cpp can stay.
 """
 
 
 def sweep(options: argparse.Namespace, keep: Callable[[Row], None], left: Callable[[], float]) -> bool:
-    """The three rows; whether all that must hold did."""
+    """The rows that are asked for; whether all that must hold did."""
     import torch
 
-    print("\n| runs | GPUs | seconds | over one GPU | lost | trained twice |\n|---|---|---|---|---|---|")
+    print(
+        "\n| runs | how | seconds | over one GPU | lost | trained twice |\n|---|---|---|---|---|---|",
+        flush=True,
+    )
     spec = QUICK if options.quick else SPEC
     alone: float | None = None
     well = True
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         environment = {**os.environ, **wheels(options.wheels, folder / "wheels")}
-        for name, gpus, killed in (("one", 1, False), ("two", 2, False), ("two, killed", 2, True)):
-            if not options.quick and gpus > torch.cuda.device_count():
+        try:
+            warm_up(folder, spec, environment)
+        except RuntimeError as error:
+            print(f"| before the first row: {error} |", flush=True)
+            keep({"how": "warm-up", "error": str(error)})
+            return False
+        for name in options.rows or ROWS:
+            row_of = ROWS[name]
+            if not options.quick and row_of.gpus > torch.cuda.device_count():
                 print(f"| {name} | there are {torch.cuda.device_count()} GPUs |", flush=True)
                 continue
             if left() < 60:
                 print(f"| {name} | not run: time limit |", flush=True)
                 well = False
                 continue
-            resources = {**spec["resources"], **({"runs_in_parallel": gpus} if options.quick else {})}
-            file = folder / f"{gpus}.yaml"
-            file.write_text(yaml.safe_dump({**spec, "resources": resources}))
-            visible = {"ISOFLOP_LEASES": str(folder / f"leases-{name}")}
-            if not options.quick:
-                visible["CUDA_VISIBLE_DEVICES"] = ",".join(str(i) for i in range(gpus))
-            (folder / f"leases-{name}").mkdir()
-            row = one_sweep(folder / name, file, {**environment, **visible}, killed)
+            row = one_sweep(folder / name, row_of, spec, environment, quick=options.quick)
             alone = row["seconds"] if name == "one" else alone
-            row |= {"how": name, "GPUs": gpus, "over_one": row["seconds"] / alone if alone else None}
+            row |= {"how": name, "GPUs": row_of.gpus, "over_one": row["seconds"] / alone if alone else None}
             keep(row)
             well = well and "error" not in row and not row["lost"] and not row["twice"]
             print(
@@ -112,6 +140,16 @@ def sweep(options: argparse.Namespace, keep: Callable[[Row], None], left: Callab
                 flush=True,
             )
     return well
+
+
+def warm_up(folder: Path, spec: Row, environment: dict[str, str]) -> None:
+    """A short sweep of every shape: the text is prepared, kernels are compiled, libraries read from disk."""
+    (folder / "leases-warm").mkdir()
+    (folder / "warm.yaml").write_text(
+        yaml.safe_dump({**spec, "budgets": [C * WARM_UP for C in spec["budgets"]], "seeds": [0]})
+    )
+    variables = {**environment, "ISOFLOP_LEASES": str(folder / "leases-warm")}
+    run_flow(folder / "warm", folder / "warm.yaml", variables, "train")
 
 
 def wheels(folder: Path | None, target: Path) -> dict[str, str]:
@@ -128,13 +166,28 @@ def wheels(folder: Path | None, target: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
-def one_sweep(home: Path, spec: Path, environment: dict[str, str], killed: bool) -> Row:
+def one_sweep(home: Path, row: Sweep, shared: Row, variables: dict[str, str], *, quick: bool) -> Row:
     """A sweep from its start to the last run, without the preparation of its text."""
+    resources = {**shared["resources"]}
+    if quick:
+        resources["runs_in_parallel"] = row.gpus
+    if row.through_ray:
+        resources["cluster"] = {"engine": "ray"}
+    spec = home.with_suffix(".yaml")
+    spec.write_text(yaml.safe_dump({**shared, "resources": resources}))
+    leases = home.with_suffix(".leases")
+    leases.mkdir()
+    environment = {**variables, "ISOFLOP_LEASES": str(leases)}
+    if not quick:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(i) for i in range(row.gpus))
+    warm = home.parent / "warm"
+    shutil.copytree(warm / "data", home / "data")
+    shutil.copy(warm / "state.json", home)
     run_flow(home, spec, environment, "prepare")
     begun = time.monotonic()
     before: set[str] = set()
     error: Row = {}
-    if killed:
+    if row.killed:
         flow = start(home, spec, environment, "train")
         runs = int(run_flow(home, spec, environment, "count"))
         while flow.poll() is None and len(before) < runs // 2:
@@ -143,6 +196,8 @@ def one_sweep(home: Path, spec: Path, environment: dict[str, str], killed: bool)
         flow.send_signal(signal.SIGKILL)
         flow.wait()
         before = ended(home)
+        if len(before) == runs:
+            error = {"error": "every run had ended before the kill"}
     try:
         run_flow(home, spec, environment, "train")
     except RuntimeError as failure:
@@ -201,7 +256,7 @@ def run_flow(home: Path, spec: Path, environment: dict[str, str], what: str) -> 
 def main(home: str, spec_file: str, what: str) -> int:
     """The flow: prepare, count its runs, or train them; exit code 1 where a run did not finish."""
     from tasks import preparation
-    from tasks.engines import place
+    from tasks.engines import launched_ahead, place
     from tasks.state import open_state
     from tasks.tracking_db import ensure_tracking_db
     from tasks.training import Trainer
@@ -218,8 +273,9 @@ def main(home: str, spec_file: str, what: str) -> int:
         return 0
     there = place(spec.resources, state)
     with (
+        launched_ahead(there, wanted=True) as launch,
         ThreadPoolExecutor(there.at_once) as threads,
-        Trainer(spec, state, corpus, there.room, launch=there.launch) as trainer,
+        Trainer(spec, state, corpus, there.room, launch=launch) as trainer,
     ):
         outcomes = list(threads.map(trainer.complete, plan.runs))
     errors = [outcome.error for outcome in outcomes if outcome.status == "failed"]

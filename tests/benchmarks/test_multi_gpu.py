@@ -5,8 +5,10 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from benchmarks.multi_gpu import ROWS, Row, Tail, cases, job_of
-from benchmarks.multi_gpu_sweep import QUICK, RUNS, SPEC, ended, tracked
+from benchmarks.multi_gpu_sweep import QUICK, RUNS, SPEC, WARM_UP, ended, tracked
 from sweeps.plan import make_plan
 from sweeps.spec_files import parse_spec
 from xlstm.run_spec import DataSpec
@@ -20,6 +22,17 @@ def test_a_sweep_of_forty_small_runs_of_like_size() -> None:
     assert max(run.N for run in runs) < 1e7
     assert max(run.train_flops for run in runs) < 1.1 * min(run.train_flops for run in runs)
     assert len(make_plan(parse_spec(QUICK), data, 256).runs) == 6
+
+
+@pytest.mark.parametrize("spec", [SPEC, QUICK])
+def test_the_warm_up_has_every_shape_once(spec: Row) -> None:
+    """Its budget buys enough steps to be planned."""
+    data = DataSpec(name="text", tokenizer="bytes", content_hash="0" * 64)
+    short = {**spec, "budgets": [C * WARM_UP for C in spec["budgets"]], "seeds": [0]}
+    shapes = {run.spec.model for run in make_plan(parse_spec(spec), data, 256).runs}
+    warmed = [run.spec.model for run in make_plan(parse_spec(short), data, 256).runs]
+    assert len(warmed) == len(shapes)
+    assert set(warmed) == shapes
 
 
 def test_a_case_reaches_its_processes_whole(tmp_path: Path) -> None:
