@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.swiglu import swiglu
+from xlstm.models.linear import linear_maps
 
 SMALL_INIT = 2 / 5
 """Matrices start with variance SMALL_INIT / d_model."""
@@ -51,10 +52,22 @@ class SwiGLU(nn.Module):
         self.proj_down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.is_cuda:  # one large product beats two, and its backward pass has no sum
-            both = F.linear(x, torch.cat([self.proj_up_gate.weight, self.proj_up.weight]))
-            return self.proj_down(swiglu(both))
+        if trains_on_gpu(self, x):  # one large product beats two
+            (both,) = linear_maps(x, torch.cat([self.proj_up_gate.weight, self.proj_up.weight]))
+            return project(swiglu(both), self.proj_down)[0]
         return self.proj_down(F.silu(self.proj_up_gate(x)) * self.proj_up(x))
+
+
+def trains_on_gpu(layer: nn.Module, x: Tensor) -> bool:
+    """Whether a layer is to compute in the large pieces, with gradients of their own, that a GPU wants."""
+    return layer.training and x.is_cuda
+
+
+def project(x: Tensor, *maps: nn.Linear) -> tuple[Tensor, ...]:
+    """x through each of some linear maps without bias."""
+    if trains_on_gpu(maps[0], x):
+        return linear_maps(x, *(linear.weight for linear in maps))
+    return tuple(linear(x) for linear in maps)
 
 
 def widen(x: Tensor) -> Tensor:

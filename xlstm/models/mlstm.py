@@ -14,7 +14,7 @@ from kernels.mlstm.norm_gate import mlstm_norm_gate
 from kernels.mlstm.reference import State, empty_state, recurrent_step
 from xlstm.config import MLSTMConfig
 from xlstm.models.decoding import BlockState, Layout
-from xlstm.models.layers import Documents, RMSNorm, SwiGLU, widen
+from xlstm.models.layers import Documents, RMSNorm, SwiGLU, project, trains_on_gpu, widen
 
 INPUT_GATE_BIAS = -10.0
 """At the start nearly nothing is written. Small models too end no worse than from -5, -2 or 0."""
@@ -79,13 +79,13 @@ class MLSTMLayer(nn.Module):
             self.fgate_preact.bias.copy_(torch.linspace(*FORGET_GATE_BIAS, heads))
 
     def forward(self, x: Tensor, documents: Documents | None) -> Tensor:
-        inputs = self._cell_inputs(x)
+        *inputs, o = self._inputs(x.flatten(0, 1))
         if documents is None:
-            h = self.cell(*inputs)
+            h = self.cell(*(part.unflatten(0, x.shape[:2]) for part in inputs))
         else:
-            row = (part.flatten(0, 1)[None] for part in inputs)
-            h = self.cell(*row, cu_seqlens=documents.cu_seqlens).view_as(inputs[2])
-        return self._gate_and_project(x, h)
+            h = self.cell(*(part[None] for part in inputs), cu_seqlens=documents.cu_seqlens)
+            h = h[0].unflatten(0, x.shape[:2])
+        return self._gate_and_project(o, h)
 
     def extend(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
         """Go on from `state`: (B, S, d) and the state after it."""
@@ -96,7 +96,7 @@ class MLSTMLayer(nn.Module):
             h = h[:, None]
         else:
             h, state = self.cell(*inputs, initial_state=state, return_final_state=True)
-        return self._gate_and_project(x, h), state
+        return self._gate_and_project(self.ogate_preact(x), h), state
 
     def prefill(self, x: Tensor, state: BlockState, layout: Layout) -> Tensor:
         """Go on from `state`, in place, by the tokens x of `layout`."""
@@ -108,7 +108,7 @@ class MLSTMLayer(nn.Module):
             return_final_state=True,
         )
         layout.write(state, final)
-        return self._gate_and_project(x, h)
+        return self._gate_and_project(self.ogate_preact(x), h)
 
     def step(self, x: Tensor, state: BlockState) -> Tensor:
         """One token of every sequence, x (B, d); the state moves on in place."""
@@ -127,17 +127,27 @@ class MLSTMLayer(nn.Module):
     def _cell_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """q, k (..., H, K); v (..., H, V); i, f (..., H) of x (..., d)."""
         heads = (self.config.num_heads, -1)
-        q, k, v = (project(x).unflatten(-1, heads) for project in (self.q, self.k, self.v))
-        if self.training and x.is_cuda:
-            return q, k, v, *GateLinear.both(x, self.igate_preact, self.fgate_preact)
+        q, k, v = (linear(x).unflatten(-1, heads) for linear in (self.q, self.k, self.v))
         return q, k, v, self.igate_preact(x), self.fgate_preact(x)
 
-    def _gate_and_project(self, x: Tensor, h: Tensor) -> Tensor:
-        if x.is_cuda and h.ndim == 4:
-            o = self.ogate_preact(x).view_as(h)
-            norm = self.multihead_norm
-            return self.out_proj(mlstm_norm_gate(h, o, norm.weight, norm.eps).flatten(-2))
-        return self.out_proj(torch.sigmoid(self.ogate_preact(x)) * self.multihead_norm(h))
+    def _inputs(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Of x (T, d): what `_cell_inputs` says, and the output gate's pre-activations (T, d).
+
+        Without batches: so a compiler sees that the gates' gradients read the same x as those of the others.
+        """
+        *qkv, o = project(x, self.q, self.k, self.v, self.ogate_preact)
+        q, k, v = (part.unflatten(-1, (self.config.num_heads, -1)) for part in qkv)
+        if trains_on_gpu(self, x):
+            return q, k, v, *GateLinear.both(x, self.igate_preact, self.fgate_preact), o
+        return q, k, v, self.igate_preact(x), self.fgate_preact(x), o
+
+    def _gate_and_project(self, o: Tensor, h: Tensor) -> Tensor:
+        """h (..., H, V) normed, times the gate of the pre-activations o, in any shape, to (..., d)."""
+        norm = self.multihead_norm
+        if h.is_cuda and h.ndim == 4:
+            gated = mlstm_norm_gate(h, o.view_as(h), norm.weight, norm.eps)
+            return project(gated.flatten(-2), self.out_proj)[0]
+        return self.out_proj(torch.sigmoid(o).view(*h.shape[:-2], -1) * norm(h))
 
 
 class MLSTMBlock(nn.Module):

@@ -11,7 +11,7 @@ from torch.nn.attention.bias import causal_lower_right
 from kernels.attention import attention_step
 from xlstm.config import TransformerConfig
 from xlstm.models.decoding import BlockState, Layout
-from xlstm.models.layers import Documents, RMSNorm, SwiGLU, widen
+from xlstm.models.layers import Documents, RMSNorm, SwiGLU, project, widen
 
 Cache = tuple[Tensor, Tensor]
 """Rotated keys and values of all tokens so far, each (B, H, S, D)."""
@@ -94,18 +94,18 @@ class Attention(nn.Module):
 
     def step(self, x: Tensor, positions: Rotation, cache: BlockState, lengths: Tensor) -> Tensor:
         """One token of every sequence, x (B, d); the cache, of `lengths` tokens, grows in place."""
-        q, k, v = (project(x).unflatten(-1, (self.num_heads, -1)) for project in (self.q, self.k, self.v))
+        q, k, v = (linear(x).unflatten(-1, (self.num_heads, -1)) for linear in (self.q, self.k, self.v))
         keys, values = cache
         h = attention_step(rotate(q, positions), rotate(k, positions), v, keys, values, lengths)
         return self.out_proj(h.flatten(-2))
 
     def _heads(self, x: Tensor, positions: Rotation) -> tuple[Tensor, Tensor, Tensor]:
-        heads = (self.num_heads, -1)
-        q, k, v = (project(x).unflatten(-1, heads).transpose(1, 2) for project in (self.q, self.k, self.v))
+        parts = project(x, self.q, self.k, self.v)
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
         return rotate(q, positions), rotate(k, positions), v
 
     def _join(self, h: Tensor) -> Tensor:
-        return self.out_proj(h.transpose(1, 2).flatten(-2))
+        return project(h.transpose(1, 2).flatten(-2), self.out_proj)[0]
 
 
 def _append(cached: Tensor, new: Tensor, layout: Layout) -> None:
