@@ -95,7 +95,8 @@ def open_benchmark(
     except Timeout as error:
         raise UserError(f"{name}: another flow run is at work on it; wait for it, or cancel it") from error
     with lock:
-        device, described, memory = _device(spec)
+        here = table is None and spec.measurements == "here"
+        device, described, memory = _device(spec, here)
         yield Benchmark(
             spec=spec,
             state=state,
@@ -109,10 +110,11 @@ def open_benchmark(
         )
 
 
-def _device(spec: BenchmarkSpec) -> tuple[Literal["cpu", "cuda"], str, float]:
-    """Where the points are measured, that in words, and its memory; UserError where it is not there."""
+def _device(spec: BenchmarkSpec, here: bool) -> tuple[Literal["cpu", "cuda"], str, float]:
+    """Where the points are measured, that in words, and its memory; UserError where they are to be measured
+    `here` and it is not."""
     there = gpus()
-    if spec.device == "cuda" and not there and spec.measurements == "here":
+    if here and spec.device == "cuda" and not there:
         raise UserError("device = cuda: no NVIDIA GPU is visible here; use auto or cpu")
     torch_version = versions().get("torch", "unknown")
     if there and spec.device != "cpu":

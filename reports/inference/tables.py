@@ -22,6 +22,7 @@ TERM_NAMES = {
     "scores": "scores of attention",
     "keys": "walk along the keys, each",
     "blocks": "overhead of a block",
+    "batched": "more of it, of a batch",
     "constant": "constant",
 }
 

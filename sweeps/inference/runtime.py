@@ -6,12 +6,13 @@ holds for all sizes of an architecture, so that it also predicts a size that was
 
     TTFT      = maps / rate + mixing / rate + bytes / bandwidth + blocks * launch + constant
     step time = weights / bandwidth + state / bandwidth + FLOPs / rate + scores / rate + keys * latency
-                + blocks * launch + constant
+                + blocks * launch + blocks of a batch * launch + constant
 
 Scores and keys are the Transformer's: narrow heads reach less bandwidth, and a cache that few heads walk
-through is read at the pace of the walk. No term can be negative (theirs can, and overheads are). Relative
-errors are minimised: least squares with non-negative coefficients, which has one minimum and needs no start,
-under Huber's weights against outliers.
+through is read at the pace of the walk. The maps of few sequences are products with vectors, those of a batch
+products of matrices, which are other kernels, and more of them: a block's overhead differs. No term can be
+negative (theirs can, and overheads are). Relative errors are minimised: least squares with non-negative
+coefficients, which has one minimum and needs no start, under Huber's weights against outliers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ KINDS: tuple[Kind, ...] = ("ttft", "step_time")
 COLUMN: dict[Kind, str] = {"ttft": "ttft_s", "step_time": "step_time_s"}
 TERMS: dict[Kind, tuple[str, ...]] = {
     "ttft": ("maps", "mixing", "bytes", "blocks", "constant"),
-    "step_time": ("weights", "state", "flops", "scores", "keys", "blocks", "constant"),
+    "step_time": ("weights", "state", "flops", "scores", "keys", "blocks", "batched", "constant"),
 }
 UNITS = {
     "maps": "FLOP/s",
@@ -52,11 +53,14 @@ UNITS = {
     "scores": "1/s",
     "keys": "s",
     "blocks": "s",
+    "batched": "s",
     "constant": "s",
 }
 """Of what a coefficient is reported as: a rate (the inverse of the coefficient), or seconds."""
 OUTLIER = 0.1
 """Relative error from which a row counts linearly."""
+FEW = 2
+"""Sequences whose step is a chain of products with vectors (`xlstm.generation`)."""
 _ROUNDS = 4
 _RANK = 1e-7
 """Singular values below this share of the largest are none."""
@@ -65,7 +69,7 @@ _RANK = 1e-7
 def work(
     kind: Kind, config: ModelConfig, prefill_length: int, batch_size: int, stored: BytesPerElement
 ) -> np.ndarray:
-    """The terms of a point, in the order of `TERMS[kind]`: FLOPs, bytes, blocks, 1."""
+    """The terms of a point, in the order of `TERMS[kind]`: FLOPs, bytes, numbers of blocks, 1."""
     assert isinstance(config, MLSTMConfig | TransformerConfig)
     T, B = prefill_length, batch_size
     if kind == "ttft":
@@ -77,10 +81,12 @@ def work(
     weights = 2 * step - decode_bytes(config, T, batch_size=2 * B, bytes_per=stored)
     flops = decode_flops(config, T, batch_size=B)
     state = state_bytes(config, T, batch_size=B, bytes_per=stored)
+    blocks = config.num_blocks
+    overheads = [blocks, blocks if B > FEW else 0.0, 1.0]
     if isinstance(config, MLSTMConfig):  # read and written
-        return np.array([weights, 2 * state, flops, 0.0, 0.0, config.num_blocks, 1.0])
-    keys = config.num_blocks * T
-    return np.array([weights, state, flops, B * config.num_heads * keys, keys, config.num_blocks, 1.0])
+        return np.array([weights, 2 * state, flops, 0.0, 0.0, *overheads])
+    keys = blocks * T
+    return np.array([weights, state, flops, B * config.num_heads * keys, keys, *overheads])
 
 
 def works(kind: Kind, table: pl.DataFrame) -> np.ndarray:

@@ -58,6 +58,9 @@ REQUIRED = (
 )
 """Without one of these columns nothing can be fitted."""
 
+OURS = "ours"
+"""The engine of `benchmarks/inference.py` that is this project's; the others are peers."""
+
 _ELEMENT = {"fp32": 4, "bf16": 2}
 
 
@@ -110,7 +113,8 @@ def finished(table: pl.DataFrame) -> pl.DataFrame:
 def read_measurements(path: Path) -> pl.DataFrame:
     """A table of measurements from Parquet, CSV, or the JSON of `benchmarks/inference.py`.
 
-    FitError names the file and what it lacks.
+    Of that, the rows of this project's own engine: a runtime model is of one implementation. FitError names
+    the file and what it lacks.
     """
     readers: dict[str, Callable[[Path], pl.DataFrame]] = {
         ".parquet": pl.read_parquet,
@@ -132,4 +136,4 @@ def read_measurements(path: Path) -> pl.DataFrame:
 
 def _read_json(path: Path) -> pl.DataFrame:
     rows = json.loads(path.read_text(encoding="utf-8"))["measurements"]
-    return pl.DataFrame(rows, infer_schema_length=None)
+    return pl.DataFrame([row for row in rows if row.get("engine", OURS) == OURS], infer_schema_length=None)

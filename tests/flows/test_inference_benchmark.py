@@ -12,7 +12,7 @@ import yaml
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.inference_benchmark import inference_benchmark
-from tasks import inference_points
+from tasks import inference, inference_points
 from tasks.progress import read_progress
 from tasks.state import State, open_state
 from tasks.tracking import client
@@ -104,10 +104,14 @@ def test_a_repeat_measures_only_what_failed(state: State, spec: Path) -> None:
     assert after == before
 
 
-def test_the_table_is_fitted_again_without_a_measurement(state: State, spec: Path, tmp_path: Path) -> None:
+def test_the_table_is_fitted_again_without_a_measurement(
+    state: State, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = tmp_path / "elsewhere.parquet"
     copyfile(state.sweep_dir(NAME) / "measurements.parquet", table)
-    ended = inference_benchmark(str(spec), table=str(table), return_state=True)
+    monkeypatch.setattr(inference, "gpus", list)  # a table needs no device, whatever the profile measures on
+    elsewhere = {"device": "cuda"}
+    ended = inference_benchmark(str(spec), table=str(table), overrides=elsewhere, return_state=True)
     assert ended.is_completed(), ended.message
     assert (state.sweep_dir("inference-elsewhere") / "inference.html").exists()
     ended = inference_benchmark(str(spec), table=str(tmp_path / "absent.parquet"), return_state=True)

@@ -134,8 +134,10 @@ def test_what_cannot_fit_is_said_and_not_tried() -> None:
 
 def test_a_table_from_elsewhere_is_read_or_refused_by_name(tmp_path: Path) -> None:
     row = POINT.describe("small") | {"ttft_s": 0.1, "step_time_s": 0.01}
-    (tmp_path / "a.json").write_text(json.dumps({"measurements": [row]}))
+    rows = [row | {"engine": "ours"}, row | {"engine": "transformers", "step_time_s": 0.1}]
+    (tmp_path / "a.json").write_text(json.dumps({"measurements": rows}))
     table = read_measurements(tmp_path / "a.json")
+    assert table["step_time_s"].to_list() == [0.01]
     assert table["status"].to_list() == ["finished"]
     table.write_parquet(tmp_path / "a.parquet")
     assert read_measurements(tmp_path / "a.parquet").equals(table)
