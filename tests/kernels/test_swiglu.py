@@ -43,7 +43,7 @@ def assert_all_close(actual: list[Tensor], wanted: list[Tensor], tolerance: floa
 @pytest.mark.parametrize("shape", SHAPES)
 def test_matches_autograd(backend: str, shape: tuple[int, ...]) -> None:
     inputs = random_inputs(shape)
-    assert_all_close(ours(*(x.float() for x in inputs), backend), expected(*inputs), 2e-6)
+    assert_all_close(ours(*(x.float() for x in inputs), backend), expected(*inputs), 5e-6)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -62,16 +62,16 @@ def test_far_from_zero_nothing_overflows(backend: str) -> None:
     inputs = [x.float().double() for x in random_inputs((4, 64), scale=200.0)]
     results = ours(*(x.float() for x in inputs), backend)
     assert all(x.isfinite().all() for x in results)
-    assert_all_close(results, expected(*inputs), 2e-6)
+    assert_all_close(results, expected(*inputs), 5e-6)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_views_and_broadcast_gradients(backend: str) -> None:
     wide = random_inputs((2, 5, 3 * 40))[0].float()
     x, dy = wide[..., 8:88], torch.tensor(0.7).expand(2, 5, 40)
-    assert_all_close(ours(x, dy, backend), expected(x.double(), dy.double()), 2e-6)
+    assert_all_close(ours(x, dy, backend), expected(x.double(), dy.double()), 5e-6)
     x = wide.transpose(0, 2)[:80].transpose(0, 2)
-    assert_all_close(ours(x, dy, backend), expected(x.double(), dy.double()), 2e-6)
+    assert_all_close(ours(x, dy, backend), expected(x.double(), dy.double()), 5e-6)
 
 
 def test_gradcheck() -> None:
@@ -104,7 +104,7 @@ def test_training_shapes_on_the_gpu(shape: tuple[int, ...], dtype: torch.dtype) 
     x = torch.randn(shape, generator=generator, device="cuda").to(dtype)
     dy = torch.randn(*shape[:-1], shape[-1] // 2, generator=generator, device="cuda").to(dtype)
     wanted = [x.cpu() for x in expected(x.double(), dy.double())]
-    assert_all_close(ours(x, dy, "triton"), wanted, 2e-6 if dtype == torch.float32 else 3e-3)
+    assert_all_close(ours(x, dy, "triton"), wanted, 5e-6 if dtype == torch.float32 else 3e-3)
 
 
 def test_an_odd_width_is_named() -> None:
