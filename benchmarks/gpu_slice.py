@@ -10,17 +10,20 @@ that were cut) is said, and is lost only if the machine is. Prints a summary, an
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from tasks.state import open_state
 
 ISOFLOP = (sys.executable, "-m", "flows.cli")
 PAUSED = 75
 ARCHIVE = "sweep.tar.xz"
+ERRORS = 6
+LOG_LINES = 200
 
 
 def main() -> None:
@@ -39,8 +42,9 @@ def main() -> None:
     subprocess.run([*ISOFLOP, "down", "--force"], check=False)
     pack = [*ISOFLOP, "pack", str(out / ARCHIVE), "--part-size", "16000KiB", "--limit", options.limit]
     packed = subprocess.run(pack, check=False).returncode
-    if code not in (0, PAUSED):
-        _keep_logs(options.home, out)
+    errors = _errors(options.home)
+    if errors or code not in (0, PAUSED):
+        _keep_logs(options.home, out / "logs.txt")
     summary = {
         "origin": origin,
         "sweep_exit_code": code,
@@ -49,7 +53,8 @@ def main() -> None:
         "restore_s": round(restored - started, 1),
         "sweep_s": round(trained - restored, 1),
         "pack_s": round(time.time() - trained, 1),
-        "progress": _progress(options),
+        "progress": _progress(options.home),
+        "errors": [f"{run['name']}: {run['error']}" for run in errors][:ERRORS],
     }
     (out / "slice.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
     print(json.dumps(summary, indent=1))
@@ -83,19 +88,29 @@ def _restore(options: argparse.Namespace) -> str:
     return str(options.archive)
 
 
-def _progress(options: argparse.Namespace) -> dict[str, int]:
+def _runs(home: Path) -> list[dict[str, Any]]:
+    """What a sweep last said of its runs."""
+    files = sorted((home / "sweeps").glob("*/progress.json"))
+    return [run for path in files for run in json.loads(path.read_text(encoding="utf-8"))["runs"]]
+
+
+def _progress(home: Path) -> dict[str, int]:
     """How many runs are what."""
-    counts: dict[str, int] = {}
-    for path in (options.home / "sweeps").glob("*/progress.json"):
-        for run in json.loads(path.read_text(encoding="utf-8"))["runs"]:
-            counts[run["status"]] = counts.get(run["status"], 0) + 1
-    return counts
+    return dict(Counter(run["status"] for run in _runs(home)))
 
 
-def _keep_logs(home: Path, out: Path) -> None:
-    """What the services said, where the sweep did not end as it should."""
-    for log in sorted((home / "logs").glob("*.log")):
-        shutil.copy(log, out / log.name)
+def _errors(home: Path) -> list[dict[str, Any]]:
+    """Runs that failed, or had to be tried again."""
+    return [run for run in _runs(home) if run["error"] and run["status"] != "paused"]
+
+
+def _keep_logs(home: Path, kept: Path) -> None:
+    """The ends of what the services said, and the trainings that had errors, in one file."""
+    logs = [*sorted((home / "logs").glob("*.log"))]
+    logs += [log for run in _errors(home) if (log := home / "runs" / run["run_key"] / "log.txt").exists()]
+    ends = [log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:] for log in logs]
+    text = "".join(f"==> {log}\n" + "\n".join(end) + "\n\n" for log, end in zip(logs, ends, strict=True))
+    kept.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
