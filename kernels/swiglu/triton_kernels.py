@@ -20,7 +20,7 @@ def launch_forward(x: Tensor) -> Tensor:
     y = torch.empty(*x.shape[:-1], width, dtype=x.dtype, device=x.device)
     if y.numel():
         block, blocks = _blocks(width)
-        _forward_kernel[(len(rows) * blocks,)](
+        _swiglu_kernel[(len(rows) * blocks,)](
             rows, y, rows.stride(0), width, blocks, BLOCK=block, num_warps=WARPS
         )
     return y
@@ -33,7 +33,7 @@ def launch_backward(dy: Tensor, x: Tensor) -> Tensor:
     if dx.numel():
         dys, _ = _rows(dy)
         block, blocks = _blocks(width)
-        _backward_kernel[(len(rows) * blocks,)](
+        _swiglu_backward_kernel[(len(rows) * blocks,)](
             dys, rows, dx, dys.stride(0), rows.stride(0), width, blocks, BLOCK=block, num_warps=WARPS
         )
     return dx
@@ -59,7 +59,7 @@ def _place(width, blocks, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _forward_kernel(x, y, x_row, width, blocks, BLOCK: tl.constexpr):
+def _swiglu_kernel(x, y, x_row, width, blocks, BLOCK: tl.constexpr):
     row, channels, there = _place(width, blocks, BLOCK)
     gate = tl.load(x + row * x_row + channels, mask=there, other=0.0).to(tl.float32)
     up = tl.load(x + row * x_row + width + channels, mask=there, other=0.0).to(tl.float32)
@@ -68,7 +68,7 @@ def _forward_kernel(x, y, x_row, width, blocks, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _backward_kernel(dy, x, dx, dy_row, x_row, width, blocks, BLOCK: tl.constexpr):
+def _swiglu_backward_kernel(dy, x, dx, dy_row, x_row, width, blocks, BLOCK: tl.constexpr):
     row, channels, there = _place(width, blocks, BLOCK)
     slope = tl.load(dy + row * dy_row + channels, mask=there, other=0.0).to(tl.float32)
     gate = tl.load(x + row * x_row + channels, mask=there, other=0.0).to(tl.float32)
