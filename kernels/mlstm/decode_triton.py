@@ -9,8 +9,8 @@ The new n and m may be written only when no program reads the old ones any more,
 all slices: both are done by the program of a head that arrives last. Programs count in `arrivals`; the last
 one puts the count back to zero. Which one it is changes nothing in what is computed. Without LayerNorm a
 program counts as soon as it has used n and m, while C is on its way. With it, what the last one reads is
-written before (a barrier, then an atomic that releases and acquires): behind the stores of C, for which that
-waits while other programs go on, or, where programs are few, before them.
+written before: a barrier, then an atomic that releases and acquires, behind the stores of C (before them it
+was slower).
 
 A link in a chain of dependent launches (`kernels.dependent`, which says why that is sound) requests C, most
 of what it reads, before it waits for the kernel before. That asks for a kernel between two steps on one state
@@ -38,7 +38,7 @@ FEW = 256
 """Programs: below these a slice is halved, to fill the GPU."""
 
 AT_ONCE = 512
-"""Programs of 4 warps that share the GPU, with a bfloat16 state: 4 a multiprocessor."""
+"""Programs of 4 warps that share the GPU, with a bfloat16 state: 4 a multiprocessor of an H100."""
 
 PARTS = 8
 """Of a slice, by rows, at most."""
@@ -62,15 +62,14 @@ def launch_step(
     h = torch.empty(batch, heads, value_width, dtype=v.dtype, device=v.device)
     if h.numel() == 0:
         return h
-    block_v, warps, part = tile(rows, width, value_width, C.element_size())
+    normed, gated = options.norm_weight is not None, options.ogate is not None
+    block_v, warps, part = tile(rows, width, value_width, C.element_size(), normed)
     launch = dependent(v.device, chained)
     if arrivals is None:
         arrivals = torch.zeros(rows, dtype=torch.int32, device=v.device)
-    normed, gated = options.norm_weight is not None, options.ogate is not None
     gate = v if options.ogate is None else options.ogate
     raw = torch.empty(h.shape, dtype=torch.float32, device=h.device) if normed else h
-    programs = rows * triton.cdiv(value_width, block_v)
-    step_kernel[(programs,)](
+    step_kernel[(rows * triton.cdiv(value_width, block_v),)](
         q, k, v, i, f, gate, v if options.norm_weight is None else options.norm_weight,
         C, n, m, raw, h, arrivals,
         *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *i.stride(), *f.stride(), *gate.stride()[:2],
@@ -79,28 +78,28 @@ def launch_step(
         SOFT_CAP=options.gate_soft_cap is not None, SIGMOID_INPUT=options.input_gate == "sigmoid",
         NORM=normed, OUTPUT_GATE=gated,
         BLOCK_K=_block(width), BLOCK_V=block_v, BLOCK_H=_block(value_width), ROWS=part,
-        FIRST=normed and programs <= FEW,
         num_warps=warps, **launch,
     )  # fmt: skip
     return h
 
 
-def tile(rows: int, width: int, value_width: int, itemsize: int) -> tuple[int, int, int]:
+def tile(rows: int, width: int, value_width: int, itemsize: int, normed: bool) -> tuple[int, int, int]:
     """Columns of C a program, its warps, rows of a part: a program owns `width` rows of that many columns.
 
     The longer the rows, the better the memory moves them; but not fewer than FEW programs, and never less
-    than 64 bytes a row. More threads are faster as long as not more programs run at a time without, and where
-    rows are not aligned to 16 bytes and load element by element. Every thread has 16 bytes of a part.
+    than 64 bytes a row. Rows not aligned to 16 bytes load element by element, hence more threads. The warps
+    of a bfloat16 state are those that were fastest. Every thread has 16 bytes of a part.
     """
     block_k = _block(width)
     block = min(128, _block(value_width), max(16, ELEMENTS // block_k))
     while block > 64 // itemsize and rows * triton.cdiv(value_width, block) < FEW:
         block //= 2
-    size = block_k * block
+    size, programs = block_k * block, rows * triton.cdiv(value_width, block)
     warps = min(4, max(1, size // 2048))
     unaligned = value_width * itemsize % 16 != 0
-    several_waves = itemsize == 2 and rows * triton.cdiv(value_width, block) > AT_ONCE
-    if size > 8192 and (unaligned or several_waves):
+    several_waves = itemsize == 2 and not normed and programs > AT_ONCE
+    lonely = itemsize == 2 and normed and programs < FEW
+    if (size > 8192 and (unaligned or several_waves)) or (size > 4096 and lonely):
         warps = 8
     return block, warps, min(block_k, max(block_k // PARTS, warps * 32 * 16 // (itemsize * block)))
 
@@ -132,14 +131,6 @@ def _column(x, at, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _pass_on(raw, vs, inside, out, count):
-    """Writes what the program that arrives last reads, and counts: how many did before."""
-    tl.store(raw + vs, out, mask=inside)
-    tl.debug_barrier()
-    return tl.atomic_add(count, 1, sem="acq_rel")
-
-
-@triton.jit
 def _sums(a, b, c, d):
     """Two sums at once."""
     return a + c, b + d
@@ -153,7 +144,7 @@ def step_kernel(
     HEADS: tl.constexpr, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr,
     SOFT_CAP: tl.constexpr, SIGMOID_INPUT: tl.constexpr, NORM: tl.constexpr, OUTPUT_GATE: tl.constexpr,
     BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_H: tl.constexpr, ROWS: tl.constexpr,
-    FIRST: tl.constexpr, OVERLAP: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """h = read q^T C + direct v and the next C = forget C + write k v^T, for one slice of V of one head.
 
@@ -211,30 +202,25 @@ def step_kernel(
         before = tl.atomic_add(arrivals + row, 1, sem="relaxed")
 
     total = tl.zeros([ROWS, BLOCK_V], tl.float32)
-    if FIRST:
-        for part in tl.static_range(PARTS):
-            total += _column(of_q, part * ROWS + rs, WIDTH) * parts[part].to(tl.float32)  # type: ignore[misc]
-        out = read * tl.sum(total, axis=0) + direct * values
-        before = _pass_on(raw + row * VALUE_WIDTH, vs, in_v, out, arrivals + row)
     written = (write * values)[None, :]
     for part in tl.static_range(PARTS):
         at = part * ROWS + rs
         state = parts[part].to(tl.float32)  # type: ignore[misc, var-annotated]
-        if not FIRST:
-            total += _column(of_q, at, WIDTH) * state
+        total += _column(of_q, at, WIDTH) * state
         state = forget * state + _column(of_k, at, WIDTH) * written
         inside = (at < WIDTH)[:, None] & in_v[None, :]
         here = block + part * ROWS * VALUE_WIDTH
         tl.store(here, state.to(C.dtype.element_ty), mask=inside, eviction_policy="evict_first")
-    if not FIRST:
-        out = read * tl.sum(total, axis=0) + direct * values
-        if NORM:
-            before = _pass_on(raw + row * VALUE_WIDTH, vs, in_v, out, arrivals + row)
-        else:
-            if OUTPUT_GATE:
-                gate = tl.load(ogate + b * o_batch + head * o_head + vs, mask=in_v, other=0.0)
-                out *= tl.sigmoid(gate.to(tl.float32))
-            tl.store(h + row * VALUE_WIDTH + vs, out.to(h.dtype.element_ty), mask=in_v)
+    out = read * tl.sum(total, axis=0) + direct * values
+    if NORM:
+        tl.store(raw + row * VALUE_WIDTH + vs, out, mask=in_v)
+        tl.debug_barrier()
+        before = tl.atomic_add(arrivals + row, 1, sem="acq_rel")
+    else:
+        if OUTPUT_GATE:
+            gate = tl.load(ogate + b * o_batch + head * o_head + vs, mask=in_v, other=0.0)
+            out *= tl.sigmoid(gate.to(tl.float32))
+        tl.store(h + row * VALUE_WIDTH + vs, out.to(h.dtype.element_ty), mask=in_v)
     if before == SLICES - 1:
         tl.store(arrivals + row, 0)
         tl.store(n + row * WIDTH + ks, norm_state, mask=in_k)

@@ -25,11 +25,11 @@ WAITS = ("BAR.SYNC", "SHFL", "ACQBULK", "MUFU.EX2")
 
 def compiled(state: str, overlap: bool) -> tuple[Any, int, int]:
     """The kernel of a batch of 8, its warps, and bytes of C a program."""
-    block_v, warps, rows = tile(BATCH * HEADS, WIDTH, VALUE_WIDTH, BYTES[state])
+    block_v, warps, rows = tile(BATCH * HEADS, WIDTH, VALUE_WIDTH, BYTES[state], normed=False)
     values: dict[str, Any] = {
         "HEADS": HEADS, "WIDTH": WIDTH, "VALUE_WIDTH": VALUE_WIDTH, "SOFT_CAP": False,
         "SIGMOID_INPUT": False, "NORM": False, "OUTPUT_GATE": False, "BLOCK_K": WIDTH, "BLOCK_V": block_v,
-        "BLOCK_H": VALUE_WIDTH, "ROWS": rows, "FIRST": False, "OVERLAP": overlap, "i_head": 1, "f_head": 1,
+        "BLOCK_H": VALUE_WIDTH, "ROWS": rows, "OVERLAP": overlap, "i_head": 1, "f_head": 1,
     }  # fmt: skip
     signature, attributes = {}, {}
     for place, name in enumerate(step_kernel.arg_names):

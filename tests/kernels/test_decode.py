@@ -209,23 +209,6 @@ def test_a_link_in_a_chain_leaves_its_counts_at_zero(oracle: ModuleType, norm: b
         mlstm_step(*moved, ours, arrivals=arrivals[:2], **options)
 
 
-@pytest.mark.parametrize("few", [0, 10**9])
-def test_where_heads_are_passed_on(oracle: ModuleType, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
-    """With LayerNorm h is complete before C is stored, where programs are few, or behind it."""
-    pytest.importorskip("triton")
-    from kernels.mlstm import decode_triton
-
-    monkeypatch.setattr(decode_triton, "FEW", few)
-    inputs, state = random_step((1, 2, 70, 200), seed=2)
-    h, new = expected_step(oracle, inputs, state, None, "exp")
-    moved, ours = to_device(inputs, state, torch.float32, torch.float32)
-    weight = torch.ones(400, device=DEVICE)
-    out = mlstm_step(*moved, ours, norm_weight=weight, backend="triton")
-    assert_close(out, F.layer_norm(h, (200,), eps=1e-6), 1e-5)
-    for part, expected in zip(ours, new, strict=True):
-        assert_close(part, expected, 1e-5)
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("counts", [None, 2])
 def test_opcheck(counts: int | None, backend: str) -> None:
