@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.child import End, Limits, explain, last_line, oom_kills
-from tasks.launcher import SINGLE_THREADED
+from tasks.zygote import SINGLE_THREADED
 from xlstm.timing.points import Measurement, Point
 from xlstm.training.failures import Failure, describe
 

@@ -14,7 +14,7 @@ from types import MappingProxyType, TracebackType
 from typing import IO, Self
 
 from tasks.child import Child, End, Limits, explain, last_line
-from tasks.zygote import GRACE_S, Request
+from tasks.zygote import GRACE_S, SINGLE_THREADED, Request
 from xlstm.training.failures import Failure, describe
 from xlstm.training.job import PROGRESS, RESULT, RunResult, TrainJob
 
@@ -22,8 +22,6 @@ LOG = "log.txt"
 ZYGOTE = (sys.executable, "-m", "tasks.zygote")
 IMPORT_TIMEOUT_S = 300.0
 RECORD_TIMEOUT_S = 60.0
-SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-"""For libraries that start threads when they are imported; a training sets its own number later."""
 
 
 class LauncherError(RuntimeError):

@@ -51,6 +51,9 @@ HIDDEN = ("matplotlib", "pandas", "polars", "pyarrow", "scipy", "transformers")
 pandas, polars and pyarrow start threads, too.
 """
 
+SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""For libraries that start threads when they are imported; a training sets its own number later."""
+
 Request = dict[str, str]
 """`log`: the child's standard output and error; the rest is for `work`."""
 FIRST_EXIT_CODE = 64
@@ -249,6 +252,7 @@ def main(descriptor: int, work: Callable[[Request], None] = work) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--check"]:
+        os.environ.update(SINGLE_THREADED)
         preload()
         os._exit(0)
     main(int(sys.argv[1]))

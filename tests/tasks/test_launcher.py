@@ -20,7 +20,7 @@ from tasks import doctor
 from tasks.engines import Place, launched_ahead
 from tasks.launcher import Launcher, LauncherError
 from tasks.training import Room
-from tasks.zygote import exit_code
+from tasks.zygote import SINGLE_THREADED, exit_code
 from xlstm.config import TransformerConfig
 from xlstm.data import Corpus, CorpusSpec, prepare_corpus
 from xlstm.run_spec import DataSpec, OptimizerSpec, RunSpec
@@ -345,6 +345,8 @@ def test_what_is_hidden_looks_as_if_it_were_not_installed(tmp_path: Path) -> Non
 def test_the_doctor_sees_a_zygote_that_cannot_import_what_trainings_need(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for variable in SINGLE_THREADED:  # it asks the libraries for one thread by itself
+        monkeypatch.delenv(variable, raising=False)
     assert [(found.text, found.fault) for found in doctor.zygote()] == [("can be started", False)]
     (tmp_path / "lightning.py").write_text("raise ImportError('it needs scipy')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
