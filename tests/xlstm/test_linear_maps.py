@@ -1,5 +1,6 @@
 """Linear maps with gradients of their own, and the layers that use them on a GPU, against autograd's."""
 
+import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -145,3 +146,20 @@ def test_compiled_blocks_too(config: ModelConfig, checkpoints: bool, monkeypatch
     make_ready(model, replace(PLAIN, compile=True, checkpoint_blocks=checkpoints))
     for a, b in zip(learnt(model), learnt(float64_model(config).eval()), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler of C++")
+def test_compiled_maps_come_from_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward and backward, with no graph made anew: as the next process of a sweep finds its blocks."""
+    from torch._dynamo.utils import counters
+    from torch._inductor.utils import fresh_cache
+
+    monkeypatch.setattr(torch._functorch.config, "autograd_cache_allow_custom_autograd_functions", False)
+    make_ready(build_model(CONFIGS[0]), replace(PLAIN, compile=True))
+    given = inputs((8, 16), torch.float32, "cpu")
+    with fresh_cache():
+        for _ in range(2):
+            torch._dynamo.reset()
+            counters.clear()
+            results(torch.compile(linear_maps), *given)
+    assert counters["aot_autograd"]["autograd_cache_hit"] == 1
