@@ -152,9 +152,10 @@ def test_compiled_blocks_too(config: ModelConfig, checkpoints: bool, monkeypatch
 def test_compiled_maps_come_from_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward and backward, with no graph made anew: as the next process of a sweep finds its blocks."""
     from torch._dynamo.utils import counters
+    from torch._functorch import config
     from torch._inductor.utils import fresh_cache
 
-    monkeypatch.setattr(torch._functorch.config, "autograd_cache_allow_custom_autograd_functions", False)
+    monkeypatch.setattr(config, "autograd_cache_allow_custom_autograd_functions", False)
     make_ready(build_model(CONFIGS[0]), replace(PLAIN, compile=True))
     given = inputs((8, 16), torch.float32, "cpu")
     with fresh_cache():

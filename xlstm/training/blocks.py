@@ -35,9 +35,10 @@ def make_ready(model: nn.Module, execution: Execution) -> None:
     """
     if not (execution.compile or execution.checkpoint_blocks):
         return
-    if execution.compile:
-        # Linear maps have an autograd.Function of their own; graphs with one are kept on disk if torch is told.
-        torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
+    if execution.compile:  # linear maps have an autograd.Function, whose graphs are kept on disk if asked for
+        from torch._functorch import config
+
+        config.autograd_cache_allow_custom_autograd_functions = True
     for block in _blocks(model):
         forward: Callable[..., Any] = block.forward
         if execution.compile:
