@@ -159,6 +159,9 @@ def wheels(folder: Path | None, target: Path) -> dict[str, str]:
     for wheel in sorted(folder.glob("*.whl")):
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(target)
+            for entry in archive.infolist():
+                if mode := entry.external_attr >> 16 & 0o777:  # Ray's servers are to be executable
+                    (target / entry.filename).chmod(mode)
     for packed in sorted(folder.glob("*.tar.xz")):
         with tarfile.open(packed) as unpacked:
             unpacked.extractall(target, filter="data")
