@@ -26,7 +26,8 @@ from xlstm.training.gauges import Gauges
 from xlstm.training.job import TrainJob
 from xlstm.training.loading import Batches
 from xlstm.training.memory import FILL, LOSS_CHUNK_BYTES, fitting_micro_batch, predicted_bytes
-from xlstm.training.module import TrainingModule, held_out_loss
+from xlstm.training.module import TrainingModule, held_out_loss, window_loss
+from xlstm.training.optimizer import adamw, learning_rate
 
 CONTEXT, BATCH, STEPS = 24, 6, 8
 OPTIMIZER = OptimizerSpec(peak_lr=1e-2, warmup_steps=2, cooldown_steps=2)
@@ -106,6 +107,29 @@ SWITCHES = {
 @pytest.mark.parametrize("micro_batch", [None, 2])
 def test_losses_are_those_of_the_plain_training(arch: str, name: str, micro_batch: int | None) -> None:
     assert_same(trained(arch, SWITCHES[name], micro_batch), plain(arch), 2e-6)
+
+
+def test_steps_are_clipped() -> None:
+    """A loop in plain PyTorch reaches the same losses; it would not without its clipping."""
+    losses, norms, _ = plain("mlstm")
+    assert max(norms) > 2 * OPTIMIZER.grad_clip
+    for clips in (True, False):
+        torch.manual_seed(1)
+        model = build_model(CONFIGS["mlstm"])
+        optimizer = adamw(model, OPTIMIZER)
+        stream, found = TokenStream(TOKENS, CONTEXT, BATCH, seed=5), []
+        for step in range(STEPS):
+            optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = learning_rate(
+                step, STEPS, OPTIMIZER
+            )
+            loss = window_loss(model, torch.from_numpy(stream.batch(step)))
+            optimizer.zero_grad()
+            loss.backward()
+            if clips:
+                nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.grad_clip)
+            optimizer.step()
+            found.append(loss.item())
+        assert (found == pytest.approx(losses, rel=1e-6)) == clips
 
 
 @pytest.mark.parametrize("arch", CONFIGS)
