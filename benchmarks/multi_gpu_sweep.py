@@ -51,7 +51,7 @@ SPEC: Row = {
     "name": "multi-gpu",
     "archs": ["mlstm", "transformer"],
     "context_lengths": [512],
-    "budgets": [2.5e14],
+    "budgets": [3e14],
     "ladder": {
         "shapes": [
             {"d_model": 128, "num_blocks": 4, "num_heads": 2},
