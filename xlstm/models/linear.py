@@ -41,7 +41,11 @@ class _LinearMaps(torch.autograd.Function):
         return dx, *dweights
 
 
-@torch.library.custom_op("isoflop::linear_maps_backward", mutates_args=())
+@torch.library.custom_op(
+    "isoflop::linear_maps_backward",
+    mutates_args=(),
+    schema="(Tensor[] dys, Tensor x, Tensor[] weights, ScalarType dtype) -> (Tensor, Tensor[])",
+)
 def _gradients(
     dys: Sequence[Tensor], x: Tensor, weights: Sequence[Tensor], dtype: torch.dtype
 ) -> tuple[Tensor, list[Tensor]]:
