@@ -149,16 +149,16 @@ def test_compiled_blocks_too(config: ModelConfig, checkpoints: bool, monkeypatch
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler of C++")
-def test_compiled_maps_come_from_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_maps_come_from_disk() -> None:
     """Forward and backward, with no graph made anew: as the next process of a sweep finds its blocks."""
     from torch._dynamo.utils import counters
     from torch._functorch import config
     from torch._inductor.utils import fresh_cache
 
-    monkeypatch.setattr(config, "autograd_cache_allow_custom_autograd_functions", False)
-    make_ready(build_model(CONFIGS[0]), replace(PLAIN, compile=True))
     given = inputs((8, 16), torch.float32, "cpu")
-    with fresh_cache():
+    # Not by monkeypatch, which deletes what it finds to be an attribute of the module's class.
+    with config.patch(autograd_cache_allow_custom_autograd_functions=False), fresh_cache():
+        make_ready(build_model(CONFIGS[0]), replace(PLAIN, compile=True))
         for _ in range(2):
             torch._dynamo.reset()
             counters.clear()
