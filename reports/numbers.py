@@ -9,6 +9,7 @@ from sweeps.laws.types import Estimate
 NOT_KNOWN = "n/a"
 MINUS = "\N{MINUS SIGN}"
 _SCALES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+_PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def known(value: float | None) -> TypeGuard[float]:
@@ -27,6 +28,16 @@ def count(value: float | None) -> str:
         if abs(value) >= 0.9995 * scale:
             return f"{_three_digits(value / scale)} {letter}"
     return f"{value:.3g}"
+
+
+def rate(value: float | None, unit: str) -> str:
+    """Of a unit, by SI prefixes, at three significant digits: 2.80 TB/s, 1.37 PFLOP/s."""
+    if not known(value):
+        return NOT_KNOWN
+    for scale, prefix in _PREFIXES:
+        if abs(value) >= 0.9995 * scale:
+            return f"{_three_digits(value / scale)} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
 
 
 def _three_digits(value: float) -> str:

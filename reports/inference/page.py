@@ -122,8 +122,8 @@ def _facts(analysis: InferenceAnalysis, provenance: Provenance) -> Mapping[str, 
     }
     if limits:
         facts["Device at its best"] = (
-            f"copies {numbers.count(limits.get('copy_bytes_per_s'))}B/s, multiplies matrices at"
-            f" {numbers.count(limits.get('matmul_flops_per_s'))}FLOP/s (measured)"
+            f"copies {numbers.rate(limits.get('copy_bytes_per_s'), 'B/s')}, multiplies matrices at"
+            f" {numbers.rate(limits.get('matmul_flops_per_s'), 'FLOP/s')} (measured)"
         )
     return {name: text for name, text in facts.items() if text}
 

@@ -197,7 +197,7 @@ def rate_text(value: float, unit: str) -> str:
     """A rate or a time: `3.24 TB/s`, `60.2 µs`, `takes no time`."""
     if not np.isfinite(value) or (unit == "s" and value == 0):
         return "takes no time"
-    return seconds(value) if unit == "s" else f"{numbers.count(value)}{unit}"
+    return seconds(value) if unit == "s" else numbers.rate(value, unit)
 
 
 def seconds(value: float | None) -> str:

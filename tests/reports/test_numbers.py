@@ -35,6 +35,21 @@ def test_flops(value: float, text: str):
     assert numbers.flops(value) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (2.8e12, "B/s", "2.80 TB/s"),
+        (1.37e15, "FLOP/s", "1.37 PFLOP/s"),
+        (999.7e9, "FLOP/s", "1.00 TFLOP/s"),
+        (52.5e9, "FLOP/s", "52.5 GFLOP/s"),
+        (12, "1/s", "12 1/s"),
+        (None, "B/s", "n/a"),
+    ],
+)
+def test_rate(value: float | None, unit: str, text: str):
+    assert numbers.rate(value, unit) == text
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(48.2, "48 s"), (552, "9 min 12 s"), (11_100, "3 h 05 min")])
 def test_duration(seconds: float, text: str):
     assert numbers.duration(seconds) == text
