@@ -12,8 +12,8 @@ import triton.language as tl
 
 from kernels.mlstm import sequence_chunks, sequence_gradients, sequence_states
 from kernels.mlstm.sequence_configs import HALF, SequenceConfig, block_width
+from tests.kernels.hopper import compiled
 
-HOPPER = ("cuda", 90, 32)
 WIDTHS = (128, 256)
 STATES = ("C", "dC")
 ABSENT = ("cu", "first", "owner", "C0", "n0", "C1", "n1", "dC1", "dn1", "dC0", "dn0")
@@ -29,28 +29,22 @@ def intermediate_code(
     **options: Any,
 ) -> str:
     """Triton's code after its pipeliner. blocks: of descriptors; tokens: type of what is not a state."""
-    signature: dict[str, str] = {}
-    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
+    types: dict[str, str] = {}
     values = dict(constants)
-    for place, name in enumerate(kernel.arg_names):
+    for name in kernel.arg_names:
         if (name.endswith("_ptr") and name[:-4] in ABSENT) or (name.endswith("_desc") and not blocks):
             values[name] = None
-        if name in values:
-            signature[name] = "constexpr"
-        elif name.endswith("_desc"):
-            signature[name] = f"tensordesc<bf16{list(blocks[name[:-5]])}>"
+        if name.endswith("_desc") and blocks:
+            types[name] = f"tensordesc<bf16{list(blocks[name[:-5]])}>"
         elif name.endswith("_ptr"):
             half = "bf16" if name[:-4] in STATES else tokens
-            signature[name] = f"*{half}" if name[:-4] in HALVES else "*fp32"
+            types[name] = f"*{half}" if name[:-4] in HALVES else "*fp32"
         else:
-            signature[name] = "fp32" if name in ("scale", "eps") else "i32"
-        if name not in values and name.endswith(("_ptr", "_st", "_sh")):
-            attributes[(place,)] = [["tt.divisibility", 16]]
-    places = {(kernel.arg_names.index(name),): value for name, value in values.items()}
-    source = triton.compiler.ASTSource(kernel, signature=signature, constexprs=places, attrs=attributes)
-    target = triton.backends.compiler.GPUTarget(*HOPPER)
-    compiled = triton.compile(source, target=target, options=options | {"num_warps": 4, "num_stages": stages})
-    return str(compiled.asm["ttgir"])
+            types[name] = "fp32" if name in ("scale", "eps") else "i32"
+    aligned = [name for name in types if name not in values and name.endswith(("_ptr", "_st", "_sh"))]
+    return str(
+        compiled(kernel, types, values, aligned, **options, num_warps=4, num_stages=stages).asm["ttgir"]
+    )
 
 
 def overwritten_operands(code: str) -> list[str]:

@@ -4,29 +4,21 @@ The assembler orders loads as it likes. It issued those of C, nearly all that a 
 and n had arrived and were being summed: a whole round trip to memory later.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("triton")
 
-ROOT = Path(__file__).parents[2]
+from tests.kernels.hopper import found_by
+
 STATES = ["fp32", "bf16"]
 
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, dict[str, Any]]:
     """By state and whether a launch is dependent. In a process of its own: this one has the interpreter."""
-    environment = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.kernels.decode_for_hopper"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    answer: dict[str, dict[str, Any]] = json.loads(done.stdout)
+    answer: dict[str, dict[str, Any]] = found_by("tests.kernels.decode_for_hopper")
     return answer
 
 

@@ -6,17 +6,12 @@ the copy for a later step then overwrites what an earlier product still reads: h
 differently in every run. In the intermediate code this is plain to see.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("triton")
 
-ROOT = Path(__file__).parents[2]
+from tests.kernels.hopper import found_by
+
 KERNELS = [
     "states", "outputs", "outputs, described", "outputs, float16", "state_gradients", "gradients",
     "gradients, described", "gradients, float16",
@@ -26,11 +21,7 @@ KERNELS = [
 @pytest.fixture(scope="module")
 def found() -> dict[str, tuple[int, list[str]]]:
     """In a process of its own: this one has Triton's interpreter."""
-    environment = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.kernels.compile_for_hopper"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    answer: dict[str, tuple[int, list[str]]] = json.loads(done.stdout)
+    answer: dict[str, tuple[int, list[str]]] = found_by("tests.kernels.compile_for_hopper")
     return answer
 
 
