@@ -9,18 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
 import psutil
 import pytest
 
-from tasks import doctor
-from tasks.engines import Place, launched_ahead
 from tasks.launcher import Launcher, LauncherError
-from tasks.training import Room
-from tasks.zygote import SINGLE_THREADED, exit_code
+from tasks.zygote import exit_code
 from xlstm.config import TransformerConfig
 from xlstm.data import Corpus, CorpusSpec, prepare_corpus
 from xlstm.run_spec import DataSpec, OptimizerSpec, RunSpec
@@ -273,86 +268,6 @@ def test_a_zygote_that_nobody_asked_is_not_waited_for(tmp_path: Path) -> None:
     launcher.close()
     assert not alive(zygote)
     launcher.close()
-
-
-def test_an_engine_that_is_wanted_starts_ahead_and_is_the_one_that_trains() -> None:
-    here = Place(launch=Launcher, room=cast(Room, None), at_once=1, is_here=True)
-    before = set(psutil.Process().children())
-    with launched_ahead(here, wanted=False) as launch:
-        assert launch is Launcher
-        assert set(psutil.Process().children()) == before
-    with launched_ahead(here, wanted=True) as launch:
-        (zygote,) = set(psutil.Process().children()) - before
-        with launch() as launcher:
-            assert isinstance(launcher, Launcher)
-            assert launcher._zygote is not None
-            assert launcher._zygote._process.pid == zygote.pid
-        assert not alive(zygote.pid)  # with whoever trained
-    with launched_ahead(here, wanted=True):
-        (zygote,) = set(psutil.Process().children()) - before
-    assert not alive(zygote.pid)  # though nobody trained
-
-
-def test_trainings_that_share_a_gpu_start_ahead_in_its_service() -> None:
-    """The service begins first and ends last, however the engine was left."""
-    said: list[str] = []
-
-    @contextmanager
-    def beside_each_other() -> Iterator[Launcher]:
-        said.append("service")
-        try:
-            with Launcher(FAKE) as launcher:
-                yield launcher
-                said.append("left")
-        finally:
-            said.append("service ended")
-
-    here = Place(launch=beside_each_other, room=cast(Room, None), at_once=8, is_here=True)
-    with launched_ahead(here, wanted=True) as launch:
-        assert said == ["service"]
-        with launch() as launcher:
-            assert isinstance(launcher, Launcher)
-        assert said == ["service", "left", "service ended"]
-    assert len(said) == 3
-
-
-HIDING = """
-import importlib.metadata, importlib.util
-from tasks.zygote import HIDDEN, PRELOAD, hide
-assert all(importlib.util.find_spec(name) for name in HIDDEN)
-assert importlib.metadata.version("transformers") == "5.0.0"
-hide(HIDDEN)
-assert not any(importlib.util.find_spec(name) for name in HIDDEN)
-from lightning_utilities.core.imports import RequirementCache
-assert not any(RequirementCache(name) for name in HIDDEN)
-assert RequirementCache("torch") and importlib.metadata.version("numpy")
-for module in PRELOAD: importlib.import_module(module)
-"""
-
-
-def test_what_is_hidden_looks_as_if_it_were_not_installed(tmp_path: Path) -> None:
-    """transformers, too, which torchmetrics imports where it is there, and which fails without scipy."""
-    package = tmp_path / "transformers"
-    package.mkdir()
-    (package / "__init__.py").write_text("raise ImportError('no scipy')")
-    metadata = tmp_path / "transformers-5.0.0.dist-info" / "METADATA"
-    metadata.parent.mkdir()
-    metadata.write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 5.0.0\n")
-    paths = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
-    subprocess.run([sys.executable, "-c", HIDING], check=True, env={**os.environ, "PYTHONPATH": paths})
-
-
-def test_the_doctor_sees_a_zygote_that_cannot_import_what_trainings_need(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for variable in SINGLE_THREADED:  # it asks the libraries for one thread by itself
-        monkeypatch.delenv(variable, raising=False)
-    assert [(found.text, found.fault) for found in doctor.zygote()] == [("can be started", False)]
-    (tmp_path / "lightning.py").write_text("raise ImportError('it needs scipy')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    (found,) = doctor.zygote()
-    assert found.fault
-    assert found.text == "cannot be started: ImportError: it needs scipy"
 
 
 OWNER = """

@@ -17,14 +17,18 @@ from xlstm.models.linear import linear_maps
 from xlstm.training.blocks import make_ready
 from xlstm.training.execution import PLAIN
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+        ],
+    ),
+]
 SHAPE: dict[str, Any] = {"vocab_size": 50, "d_model": 16, "num_blocks": 2, "num_heads": 2, "ffn_dim": 24}
 CONFIGS: list[ModelConfig] = [MLSTMConfig(**SHAPE, head_dim_qk=4), TransformerConfig(**SHAPE)]
-
-
-def skip_without(device: str) -> None:
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs an NVIDIA GPU")
 
 
 def inputs(widths: tuple[int, ...], dtype: torch.dtype, device: str, rows: int = 30) -> list[Tensor]:
@@ -50,7 +54,6 @@ def plain(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("widths", [(8,), (8, 8, 24), (16, 8, 40, 40)])
 def test_gradients_are_autograds(device: str, widths: tuple[int, ...]) -> None:
-    skip_without(device)
     given = inputs(widths, torch.float64, device)
     for a, b in zip(results(linear_maps, *given), results(plain, *given), strict=True):
         assert a.is_contiguous()
@@ -60,7 +63,6 @@ def test_gradients_are_autograds(device: str, widths: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_under_autocast_weights_have_gradients_that_were_never_rounded(device: str) -> None:
     """On a GPU; a CPU has no such product. What autocast gives is a rounding of bfloat16 away from either."""
-    skip_without(device)
     given = inputs((8, 16), torch.float32, device, rows=3000)
     exact = [part.bfloat16().double() for part in given]
     wanted = results(plain, *exact)

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.xlstm.test_linear_maps import DEVICES
 from xlstm.config import MLSTMConfig, TransformerConfig
 from xlstm.models import build_model
 from xlstm.run_spec import OptimizerSpec
@@ -74,16 +75,11 @@ def test_adamw_takes_the_specs_numbers() -> None:
     assert (group["lr"], group["betas"], group["eps"]) == (0.5, (0.8, 0.9), 1e-3)
 
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-
-
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("limit", [0.5, 1e9], ids=["beyond the limit", "within"])
 def test_a_step_that_clips_is_clipping_and_then_a_step(device: str, limit: float) -> None:
     """Torch's own clipping, in float64: weights, moments, norms and what is left of the gradients. Within the
     limit a step without clipping, to the last bit."""
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs an NVIDIA GPU")
     spec = dataclasses.replace(SPEC, peak_lr=1e-2)
     torch.manual_seed(0)
     start = torch.nn.Sequential(torch.nn.Linear(70, 300), torch.nn.LayerNorm(300), torch.nn.Linear(300, 3))

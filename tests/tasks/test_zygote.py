@@ -1,0 +1,49 @@
+"""What the process that trainings are forked from imports, and what it hides from them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks import doctor
+from tasks.zygote import SINGLE_THREADED
+
+HIDING = """
+import importlib.metadata, importlib.util
+from tasks.zygote import HIDDEN, PRELOAD, hide
+assert all(importlib.util.find_spec(name) for name in HIDDEN)
+assert importlib.metadata.version("transformers") == "5.0.0"
+hide(HIDDEN)
+assert not any(importlib.util.find_spec(name) for name in HIDDEN)
+from lightning_utilities.core.imports import RequirementCache
+assert not any(RequirementCache(name) for name in HIDDEN)
+assert RequirementCache("torch") and importlib.metadata.version("numpy")
+for module in PRELOAD: importlib.import_module(module)
+"""
+
+
+def test_what_is_hidden_looks_as_if_it_were_not_installed(tmp_path: Path) -> None:
+    """transformers, too, which torchmetrics imports where it is there, and which fails without scipy."""
+    package = tmp_path / "transformers"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('no scipy')")
+    metadata = tmp_path / "transformers-5.0.0.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 5.0.0\n")
+    paths = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    subprocess.run([sys.executable, "-c", HIDING], check=True, env={**os.environ, "PYTHONPATH": paths})
+
+
+def test_the_doctor_sees_a_zygote_that_cannot_import_what_trainings_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in SINGLE_THREADED:  # it asks the libraries for one thread by itself
+        monkeypatch.delenv(variable, raising=False)
+    assert [(found.text, found.fault) for found in doctor.zygote()] == [("can be started", False)]
+    (tmp_path / "lightning.py").write_text("raise ImportError('it needs scipy')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (found,) = doctor.zygote()
+    assert found.fault
+    assert found.text == "cannot be started: ImportError: it needs scipy"
