@@ -79,6 +79,7 @@ class MLSTMLayer(nn.Module):
             self.fgate_preact.bias.copy_(torch.linspace(*FORGET_GATE_BIAS, heads))
 
     def forward(self, x: Tensor, documents: Documents | None) -> Tensor:
+        # Without batches: so a compiler sees that the gates' gradients read the same x as all others.
         *inputs, o = self._inputs(x.flatten(0, 1))
         if documents is None:
             h = self.cell(*(part.unflatten(0, x.shape[:2]) for part in inputs))
@@ -89,52 +90,44 @@ class MLSTMLayer(nn.Module):
 
     def extend(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
         """Go on from `state`: (B, S, d) and the state after it."""
-        inputs = self._cell_inputs(x)
+        *inputs, o = self._inputs(x)
         if x.shape[1] == 1 and state is not None:
             q, k, v, i, f = (part[:, 0] for part in inputs)
             h, state = self.functional_step(q, k, v, i, f, state)
             h = h[:, None]
         else:
             h, state = self.cell(*inputs, initial_state=state, return_final_state=True)
-        return self._gate_and_project(self.ogate_preact(x), h), state
+        return self._gate_and_project(o, h), state
 
     def prefill(self, x: Tensor, state: BlockState, layout: Layout) -> Tensor:
         """Go on from `state`, in place, by the tokens x of `layout`."""
+        *inputs, o = self._inputs(x)
         C, n, m = layout.read(state)
         h, final = self.cell(
-            *self._cell_inputs(x),
+            *inputs,
             initial_state=None if layout.fresh else (C, n, m),
             cu_seqlens=layout.cu_seqlens,
             return_final_state=True,
         )
         layout.write(state, final)
-        return self._gate_and_project(self.ogate_preact(x), h)
+        return self._gate_and_project(o, h)
 
     def step(self, x: Tensor, state: BlockState) -> Tensor:
         """One token of every sequence, x (B, d); the state moves on in place."""
         C, n, m = state
-        q, k, v, i, f = self._cell_inputs(x)
+        q, k, v, i, f, o = self._inputs(x)
         h = mlstm_step(
             q, k, v, i, f, (C, n, m),
             eps=self.config.norm_eps,
             gate_soft_cap=self.config.gate_soft_cap,
             norm_weight=self.multihead_norm.weight,
             norm_eps=self.config.norm_eps,
-            ogate=self.ogate_preact(x).view_as(v),
+            ogate=o.view_as(v),
         )  # fmt: skip
         return self.out_proj(h.flatten(-2))
 
-    def _cell_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """q, k (..., H, K); v (..., H, V); i, f (..., H) of x (..., d)."""
-        heads = (self.config.num_heads, -1)
-        q, k, v = (linear(x).unflatten(-1, heads) for linear in (self.q, self.k, self.v))
-        return q, k, v, self.igate_preact(x), self.fgate_preact(x)
-
     def _inputs(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Of x (T, d): what `_cell_inputs` says, and the output gate's pre-activations (T, d).
-
-        Without batches: so a compiler sees that the gates' gradients read the same x as those of the others.
-        """
+        """Of x (..., d): q, k (..., H, K); v (..., H, V); i, f (..., H), and the output gate's o (..., d)."""
         *qkv, o = project(x, self.q, self.k, self.v, self.ogate_preact)
         q, k, v = (part.unflatten(-1, (self.config.num_heads, -1)) for part in qkv)
         if trains_on_gpu(self, x):
