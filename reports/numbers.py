@@ -1,7 +1,7 @@
 """Numbers as people read them: 12.3 k parameters, 4.1 M tokens, 1.0e12 FLOPs, 0.034 (0.021 to 0.047)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeGuard
 
 from sweeps.laws.types import Estimate
@@ -23,21 +23,24 @@ def count(value: float | None) -> str:
         return NOT_KNOWN
     if abs(value) >= 1e15:
         return flops(value)
-    for scale, letter in _SCALES:
-        # 999,999 rounds to 1.00 M and not to 1000 k.
-        if abs(value) >= 0.9995 * scale:
-            return f"{_three_digits(value / scale)} {letter}"
-    return f"{value:.3g}"
+    return " ".join(filter(None, _scaled(value, _SCALES)))
 
 
 def rate(value: float | None, unit: str) -> str:
     """Of a unit, by SI prefixes, at three significant digits: 2.80 TB/s, 1.37 PFLOP/s."""
     if not known(value):
         return NOT_KNOWN
-    for scale, prefix in _PREFIXES:
+    number, prefix = _scaled(value, _PREFIXES)
+    return f"{number} {prefix}{unit}"
+
+
+def _scaled(value: float, scales: Sequence[tuple[float, str]]) -> tuple[str, str]:
+    """Three digits and the letter of their scale, or none."""
+    for scale, letter in scales:
+        # 999,999 rounds to 1.00 M and not to 1000 k.
         if abs(value) >= 0.9995 * scale:
-            return f"{_three_digits(value / scale)} {prefix}{unit}"
-    return f"{value:.3g} {unit}"
+            return _three_digits(value / scale), letter
+    return f"{value:.3g}", ""
 
 
 def _three_digits(value: float) -> str:
