@@ -44,7 +44,7 @@ def main() -> None:
     packed = subprocess.run(pack, check=False).returncode
     errors = _errors(options.home)
     if errors or code not in (0, PAUSED):
-        _keep_logs(options.home, out / "logs.txt")
+        _keep_logs(options.home, errors, out / "logs.txt")
     summary = {
         "origin": origin,
         "sweep_exit_code": code,
@@ -104,10 +104,10 @@ def _errors(home: Path) -> list[dict[str, Any]]:
     return [run for run in _runs(home) if run["error"] and run["status"] != "paused"]
 
 
-def _keep_logs(home: Path, kept: Path) -> None:
+def _keep_logs(home: Path, errors: list[dict[str, Any]], kept: Path) -> None:
     """The ends of what the services said, and the trainings that had errors, in one file."""
     logs = [*sorted((home / "logs").glob("*.log"))]
-    logs += [log for run in _errors(home) if (log := home / "runs" / run["run_key"] / "log.txt").exists()]
+    logs += [log for run in errors if (log := home / "runs" / run["run_key"] / "log.txt").exists()]
     ends = [log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:] for log in logs]
     text = "".join(f"==> {log}\n" + "\n".join(end) + "\n\n" for log, end in zip(logs, ends, strict=True))
     kept.write_text(text, encoding="utf-8")

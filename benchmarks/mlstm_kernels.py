@@ -201,31 +201,27 @@ def warm_up(run: Run, requests: list[Row]) -> None:
     meets again.
     """
     tasks: queue.SimpleQueue[Row] = queue.SimpleQueue()
+    # Each begins with what is its own: imports, and a first launch of its kernels, are not another's to make.
+    own = {r["contender"]: r | {"budget_s": 0.0} for r in requests if r["kind"] in ("decode", "bandwidth")}
     for request in requests:
         if "shape" in request and request["contender"] != "reference":  # it has nothing to compile
-            tasks.put({**request, "kind": "warm-up"})
+            task = {**request, "kind": "warm-up"}
+            if own.setdefault(request["contender"], task) is not task:
+                tasks.put(task)
     room = threading.Semaphore(max(1, min(12, (os.cpu_count() or 2) * 3 // 4)))
     names = list(dict.fromkeys(request["contender"] for request in requests))
     reserve = (1 - WARM_UP_SHARE) * run.options.time_limit
-    # Each begins with what is its own: imports, and a first launch of its kernels, are not another's to make.
-    own = {r["contender"]: r | {"budget_s": 0.0} for r in requests if r["kind"] in ("decode", "bandwidth")}
-    own |= {
-        r["contender"]: {**r, "kind": "warm-up"}
-        for r in reversed(requests)
-        if "shape" in r and r["contender"] != "reference"
-    }
 
     def compile_all(name: str) -> None:
-        with room:
-            run.ask(own.get(name, {"kind": "start"}), name, reserve)
+        task = own.get(name, {"kind": "start"})
         while run.left_s > reserve:
+            with room:
+                if "error" in run.ask(task, name, reserve) and task["kind"] == "warm-up":
+                    failed.append((name, task))
             try:
                 task = tasks.get_nowait()
             except queue.Empty:
                 return
-            with room:
-                if "error" in run.ask(task, name, reserve):
-                    failed.append((name, task))
 
     failed: list[tuple[str, Row]] = []
     with ThreadPoolExecutor(max_workers=len(names)) as pool:
