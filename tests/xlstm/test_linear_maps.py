@@ -11,22 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.xlstm.devices import DEVICES
 from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
 from xlstm.models import build_model, layers, mlstm
 from xlstm.models.linear import linear_maps
 from xlstm.training.blocks import make_ready
 from xlstm.training.execution import PLAIN
 
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=[
-            pytest.mark.gpu,
-            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-        ],
-    ),
-]
 SHAPE: dict[str, Any] = {"vocab_size": 50, "d_model": 16, "num_blocks": 2, "num_heads": 2, "ffn_dim": 24}
 CONFIGS: list[ModelConfig] = [MLSTMConfig(**SHAPE, head_dim_qk=4), TransformerConfig(**SHAPE)]
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.xlstm.test_linear_maps import DEVICES
+from tests.xlstm.devices import DEVICES
 from xlstm.config import MLSTMConfig, TransformerConfig
 from xlstm.models import build_model
 from xlstm.run_spec import OptimizerSpec
