@@ -29,8 +29,8 @@ LIMITS = -1
 PREPARED_S = 120.0
 """A process that is not ready by then is given up."""
 ENDING_S = 5.0
-TRIALS = ("staying-maps", "prefill-graphs")
-TRIED = "not the default: maps whose programs stay, captured prefills"
+TRIALS = ("weights-ahead",)
+TRIED = "not the default: maps of one sequence fetch the next weights into the chip's cache"
 
 
 class Worker:
@@ -157,13 +157,11 @@ def _work(options: argparse.Namespace, jobs: list[Job]) -> None:
     if options.worker == LIMITS:
         inference_worker.limits(options.device, "bf16" if options.device == "cuda" else "fp32")
     else:
-        if "staying-maps" in options.tried:
+        if "weights-ahead" in options.tried:
             from kernels.linear import skinny_triton
 
-            skinny_triton.STAY = True
-        job = replace(
-            jobs[options.worker], graph=not options.eager, graph_prefill="prefill-graphs" in options.tried
-        )
+            skinny_triton.AHEAD = skinny_triton.TRIED_AHEAD
+        job = replace(jobs[options.worker], graph=not options.eager)
         inference_worker.main(job, profile=options.profile)
 
 

@@ -18,7 +18,8 @@ COLUMNS = (
     "tokens/s",
     "of the bandwidth",
     "memory (GiB)",
-    "steps",
+    "first token by",
+    "steps by",
 )
 
 Row = dict[str, Any]
@@ -68,6 +69,7 @@ def row_line(row: Row, limits: dict[str, Any]) -> str:
             f"{row['batch_size'] / step:,.0f}",
             "" if share is None else f"{100 * share:.1f} %",
             f"{row['memory_bytes'] / 2**30:.2f}",
+            "" if ttft is None else row.get("prefill", "eager"),
             row["decode"],
         )
     )

@@ -1,8 +1,8 @@
 """One model's points timed on an engine: the first token, the step, memory, and where the time goes.
 
 Every row comes to its steps on the same way: the step is captured, the session reads prompts, and where these
-are not those of the point the state of the point is put in their place. Steps on such a copied state, equal
-for all sequences, have been seen to take a twentieth to an eighth longer; why is not known.
+are not those of the point the state of the point is put in their place. Steps that do not count go before: a
+GPU that rested needs up to a second until its steps take the time that they then keep.
 """
 
 import gc
@@ -23,11 +23,13 @@ from xlstm.timing.engines import SessionEngine
 from xlstm.timing.measure import DTYPES, device_name, peak_memory, seconds
 from xlstm.timing.points import Point
 
-SETTLE_S = 0.1
-"""Of steps that do not count: a GPU's clocks go on from those that a heavy prefill left."""
-LONGEST_S, FEWEST = 0.25, 8
-"""A repetition of steps that would take longer is shorter, but never fewer steps than that."""
-ENOUGH_S = 1.0
+AGREE, SETTLED_S, FIRST_S, MOST_S = 0.005, 0.4, 1.0, 1.5
+"""Steps are timed until the last repetitions agree so far and this many seconds have passed, of a process's
+first point more; the last ones count. A step of 0.81 ms began with 0.85 ms (H100, 400M, four sequences), and
+may stay at that for 0.1 s."""
+TIMED_S, FEWEST = 0.1, 4
+"""A repetition of steps; never fewer steps than that."""
+ENOUGH_S = 0.6
 """Of prefills, warm-ups among them, after which one that counts will do."""
 PROFILED_STEPS = 4
 
@@ -49,7 +51,7 @@ def measure_point(job: Job, model: nn.Module, point: Point, device: torch.device
 
 def _times(job: Job, model: nn.Module, point: Point, device: torch.device) -> dict[str, Any]:
     engine, ttft = at_the_prompts_end(job, model, point, device)
-    steps = _time_steps(engine, point, device)
+    steps = _time_steps(engine, point, device, FIRST_S if point is job.points[0] else SETTLED_S)
     return {
         "status": "finished",
         "ttft_s": median_high(ttft) if ttft else None,
@@ -58,6 +60,7 @@ def _times(job: Job, model: nn.Module, point: Point, device: torch.device) -> di
         "step_time_spread": _spread(steps),
         "memory_bytes": float(peak_memory(device)),
         "decode": engine.decode,
+        "prefill": "graph" if _replayed(engine) else "eager",
         "device": device_name(device),
         "torch": torch.__version__,
     }
@@ -79,32 +82,59 @@ def at_the_prompts_end(
         alone.prefill(prompts[:1])
         prompts = prompts[:, : job.short_prefill(point)]
     engine = make_engine(job, model, point)
-    found = []
-    for _ in range(job.warm_ups + point.repetitions if whole else 1):
-        engine.reset()
-        found.append(seconds(lambda: engine.prefill(prompts), device))
-        if len(found) > job.warm_ups and sum(found) > ENOUGH_S:
-            break
     if alone is not None:
+        engine.reset()
+        engine.prefill(prompts)
         _adopt(engine, alone)
         _rewind(engine, point)
         return engine, []
-    return engine, found[job.warm_ups :]
+    return engine, _time_prefills(engine, prompts, point.repetitions)
 
 
-def _time_steps(engine: AnyEngine, point: Point, device: torch.device) -> list[float]:
-    """Seconds of a step, of each repetition."""
+def _time_prefills(engine: AnyEngine, prompts: Tensor, repetitions: int) -> list[float]:
+    """Seconds of each that counts: not the first, which compiles, nor the one that is captured."""
+    found: list[float] = []
+    spent, captured = 0.0, False
+    for number in range(2 + repetitions):
+        engine.reset()
+        taken = seconds(lambda: engine.prefill(prompts), prompts.device)
+        spent += taken
+        captures = _replayed(engine) and not captured
+        captured = _replayed(engine)
+        if number and not captures:
+            found.append(taken)
+        if len(found) == repetitions or (found and spent > ENOUGH_S):
+            break
+    return found
 
-    def each(count: int) -> float:
-        _rewind(engine, point)
-        return seconds(lambda: engine.steps(count), device) / count
+
+def _replayed(engine: AnyEngine) -> bool:
+    return isinstance(engine, SessionEngine) and engine.session.prefill_replayed
+
+
+def _time_steps(engine: AnyEngine, point: Point, device: torch.device, least_s: float) -> list[float]:
+    """Seconds of a step, of each repetition that counts."""
+
+    def each(count: int, runs: int = 1) -> float:
+        total = 0.0
+        for _ in range(runs):
+            _rewind(engine, point)
+            total += seconds(lambda: engine.steps(count), device)
+        return total / (runs * count)
 
     each(1)  # a peer captures
-    count = min(point.generated, max(FEWEST, int(LONGEST_S / each(min(FEWEST, point.generated)))))
+    fewest = min(FEWEST, point.generated)
+    guess = each(fewest)
+    count = min(point.generated, max(fewest, int(TIMED_S / guess)))
+    runs = max(1, int(TIMED_S / (count * guess)))
+    found: list[float] = []
     begin = time.monotonic()
-    while time.monotonic() - begin < SETTLE_S:
-        each(count)
-    return [each(count) for _ in range(point.repetitions)]
+    while True:
+        found.append(each(count, runs))
+        last, passed = found[-point.repetitions :], time.monotonic() - begin
+        agreed = len(last) == point.repetitions and _spread(last) <= AGREE
+        if (agreed and passed > least_s) or (len(last) == point.repetitions and passed > MOST_S):
+            return last
 
 
 def profile_point(job: Job, model: nn.Module, point: Point, device: torch.device) -> Iterator[dict[str, Any]]:
@@ -139,7 +169,6 @@ def make_engine(job: Job, model: nn.Module, point: Point, *, decodes: bool = Tru
         capacity,
         state_dtype=DTYPES[point.state_dtype],
         cuda_graph=None if decodes else False,
-        graph_prefill=decodes and job.graph_prefill,
     )
     return SessionEngine(session)
 

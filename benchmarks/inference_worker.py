@@ -4,6 +4,7 @@ Every process of the benchmark prepares at the same time, which is mostly compil
 measure one after the other, alone on the device. Lines of JSON on standard output: ready, rows, done.
 """
 
+import gc
 import json
 import os
 import sys
@@ -55,6 +56,7 @@ def main(job: Job, profile: bool = False) -> None:
             _again_without_graph()
         model.to("cpu")  # the device's memory is another process's until it is our turn
         release(device)
+        gc.freeze()  # every capture collects, which takes longer than it does for what is not to go any more
         say(event="ready", checked=checked)
         limit = float(sys.stdin.readline().split()[1])
         model.to(device)

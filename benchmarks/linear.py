@@ -33,8 +33,8 @@ SHAPES = {
     "up 160M": (768, 2112, True, True),
 }
 """Width in, width out, a norm before, SwiGLU after."""
-TILES = ((8192, 4, False), (8192, 4, True), (4096, 4, True), (16384, 8, False), (16384, 8, True))
-"""Elements of the weight a program at a time, its warps, whether it stays; the first is the default."""
+TILES = ((8192, 4), (4096, 4), (16384, 8))
+"""Elements of the weight a program, and its warps; the first is the default."""
 OUT_OF_CACHE = 400e6
 REPEATS, REPLAYS = 3, 5
 
@@ -79,9 +79,9 @@ def measure(name: str, batch: int, device: torch.device) -> Iterator[dict[str, A
 
     if batch == 1:
         yield timed("library, map alone", lambda w: F.linear(x, w))
-        tiled = ("ELEMENTS", "WARPS", "STAY")
+        tiled = ("ELEMENTS", "WARPS")
         for tile in TILES:
-            said = f"ours, {tile[0]} elements, {tile[1]} warps" + (", staying" if tile[2] else "")
+            said = f"ours, {tile[0]} elements, {tile[1]} warps"
             with _set(skinny_triton, tiled, tile):
                 yield timed(said, lambda w: skinny_linear(x, w, norm_weight=gain, glu=glu)[0])
         return

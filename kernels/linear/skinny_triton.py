@@ -20,20 +20,18 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from kernels.backends import interpreted
 from kernels.dependent import dependent
 
 ELEMENTS, WARPS = 8192, 4
 """Of the weight a program at a time: 64 a thread, 16 KiB of bfloat16."""
 
-STAY = False
-"""Whether a program of a map goes on with other blocks, two of which are on their way meanwhile: compiles and
-is tested, but no GPU has timed it yet."""
+AHEAD, TRIED_AHEAD = 0, 6 * 2**20
+"""Bytes of the next map's weights that a map fetches into the chip's cache: none, as no GPU has timed it yet.
+From the last weight of one map to the first of the next some 2 us pass, in which memory could give 6 MB."""
 
-PROGRAMS = 396, 264
-"""Those that stay, at most: three for each of an H100's 132 multiprocessors, which are all there at once.
-Rows longer than WIDE take twice ELEMENTS and WARPS, for the vector alone would fill the registers: two."""
-
-WIDE = 4096
+LINE, LINES = 128, 128
+"""Bytes that a thread fetches, and threads of a program that do."""
 
 TOKENS, SEVERAL = 8, 1024
 """Rows that a program of `add_norm` takes one after the other, from so many rows on: the weights of the gates
@@ -52,6 +50,7 @@ def launch_linear(
     gate_bias: Tensor | None,
     glu: bool,
     residual: Tensor | None,
+    ahead: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
     """Arguments as `skinny_linear`, checked."""
     batch, width = x.shape
@@ -62,25 +61,24 @@ def launch_linear(
         num_gates = gate_weight.shape[0]
         gates = torch.empty(batch, num_gates, dtype=torch.float32, device=x.device)
     block_k = triton.next_power_of_2(width)
-    wide = 2 if STAY and block_k > WIDE else 1
-    block_n = max(1, wide * ELEMENTS // block_k // (2 if glu else 1))
-    blocks = triton.cdiv(rows, block_n)
-    # Who stays has as many blocks as any other, or one fewer.
-    walkers = triton.cdiv(blocks, triton.cdiv(blocks, PROGRAMS[wide - 1])) if STAY else blocks
+    block_n = max(1, ELEMENTS // block_k // (2 if glu else 1))
     x = x.contiguous()
     absent = x  # never read
-    _linear_kernel[(walkers + num_gates, batch)](
+    blocks = triton.cdiv(rows, block_n)
+    fetches = 0
+    if ahead is not None and not interpreted():
+        fetches = min(blocks, min(AHEAD, ahead.nbytes) // (LINE * LINES))
+    _linear_kernel[(blocks + num_gates, batch)](
         x, weight,
         absent if norm_weight is None else norm_weight,
         absent if gate_weight is None else gate_weight,
         absent if gate_bias is None else gate_bias,
         absent if residual is None else residual,
-        y, y if gates is None else gates,
-        rows, num_gates, norm_eps,
+        y, y if gates is None else gates, x if ahead is None else ahead,
+        rows, num_gates, fetches, norm_eps,
         WIDTH=width, NORM=norm_weight is not None, GATE_BIAS=gate_bias is not None, GLU=glu,
-        RESIDUAL=residual is not None, STAY=STAY,
-        BLOCK_N=block_n, BLOCK_K=block_k, num_warps=WARPS * wide, num_stages=1,
-        **dependent(x.device),
+        RESIDUAL=residual is not None, FETCH=LINES if fetches else 0, LINE=LINE,
+        BLOCK_N=block_n, BLOCK_K=block_k, num_warps=WARPS, num_stages=1, **dependent(x.device),
     )  # fmt: skip
     return y, gates
 
@@ -159,51 +157,13 @@ def _normed(row, weight, width, eps, dtype):
     return (row.to(dtype).to(tl.float32) * weight.to(tl.float32)).to(dtype).to(tl.float32)
 
 
-@triton.jit
-def _rows(
-    weight, block, rows, WIDTH: tl.constexpr, GLU: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr
-):
-    """A block of rows, on its way; with GLU the one that lies `rows` further too. Beyond the end: nothing."""
-    ns = (block * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
-    ks = tl.arange(0, BLOCK_K)
-    there = (ns < rows)[:, None] & (ks < WIDTH)[None, :]
-    place = weight + ns[:, None] * WIDTH + ks[None, :]
-    upper = tl.load(place, mask=there, other=0.0, eviction_policy="evict_first")
-    lower = upper
-    if GLU:
-        lower = tl.load(
-            place + rows.to(tl.int64) * WIDTH, mask=there, other=0.0, eviction_policy="evict_first"
-        )
-    return upper, lower
-
-
-@triton.jit
-def _multiply(
-    w, lower, row, residual, y, sequence, block, rows,
-    GLU: tl.constexpr, RESIDUAL: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """A block of rows by the vector, and what comes after."""
-    dtype = y.dtype.element_ty
-    ns = (block * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
-    out = sequence * rows + ns
-    if RESIDUAL:
-        kept = tl.load(residual + out, mask=ns < rows, other=0.0)
-    result = tl.sum(w.to(tl.float32) * row[None, :], axis=1).to(dtype).to(tl.float32)
-    if GLU:
-        up = tl.sum(lower.to(tl.float32) * row[None, :], axis=1).to(dtype).to(tl.float32)
-        result = ((result * tl.sigmoid(result)).to(dtype).to(tl.float32) * up).to(dtype).to(tl.float32)
-    if RESIDUAL:
-        result += kept.to(tl.float32)
-    tl.store(y + out, result.to(dtype), mask=ns < rows)
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["fetches"])
 def _linear_kernel(
-    x, weight, norm_weight, gate_weight, gate_bias, residual, y, gates,
-    rows, num_gates, eps,
+    x, weight, norm_weight, gate_weight, gate_bias, residual, y, gates, ahead,
+    rows, num_gates, fetches, eps,
     WIDTH: tl.constexpr, NORM: tl.constexpr, GATE_BIAS: tl.constexpr, GLU: tl.constexpr,
-    RESIDUAL: tl.constexpr, STAY: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    OVERLAP: tl.constexpr,
+    RESIDUAL: tl.constexpr, FETCH: tl.constexpr, LINE: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     if OVERLAP:
         gdc_launch_dependents()
@@ -215,24 +175,38 @@ def _linear_kernel(
     if NORM:
         gain = tl.load(norm_weight + ks, mask=inside, other=0.0).to(tl.float32)
     if program >= num_gates:
-        walkers = tl.num_programs(0) - num_gates
-        block = program - num_gates
-        w, lower = _rows(weight, block, rows, WIDTH, GLU, BLOCK_N, BLOCK_K)
-        if STAY:
-            w_next, lower_next = _rows(weight, block + walkers, rows, WIDTH, GLU, BLOCK_N, BLOCK_K)
+        ns = ((program - num_gates) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
+        in_rows = ns < rows
+        there = in_rows[:, None] & inside[None, :]
+        place = weight + ns[:, None] * WIDTH + ks[None, :]
+        w = tl.load(place, mask=there, other=0.0, eviction_policy="evict_first")
+        if GLU:
+            place += rows.to(tl.int64) * WIDTH
+            lower = tl.load(place, mask=there, other=0.0, eviction_policy="evict_first")
+        if FETCH:  # the last programs, behind their own weights
+            first = tl.num_programs(0) - fetches
+            if program >= first:
+                line = (program - first) * FETCH + tl.arange(0, FETCH)
+                tl.inline_asm_elementwise(
+                    "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l",
+                    [ahead.to(tl.uint64, bitcast=True) + line * LINE],
+                    dtype=tl.int32, is_pure=False, pack=1,
+                )  # fmt: skip
         if OVERLAP:
             gdc_wait()
         row = tl.load(x + sequence * WIDTH + ks, mask=inside, other=0.0).to(tl.float32)
+        out = sequence * rows + ns
+        if RESIDUAL:
+            kept = tl.load(residual + out, mask=in_rows, other=0.0)
         if NORM:
             row = _normed(row, gain, WIDTH, eps, dtype)
-        if STAY:
-            for now in range(block, tl.cdiv(rows, BLOCK_N), walkers):
-                w_last, lower_last = _rows(weight, now + 2 * walkers, rows, WIDTH, GLU, BLOCK_N, BLOCK_K)
-                _multiply(w, lower, row, residual, y, sequence, now, rows, GLU, RESIDUAL, BLOCK_N)
-                w, w_next = w_next, w_last
-                lower, lower_next = lower_next, lower_last
-        else:
-            _multiply(w, lower, row, residual, y, sequence, block, rows, GLU, RESIDUAL, BLOCK_N)
+        result = tl.sum(w.to(tl.float32) * row[None, :], axis=1).to(dtype).to(tl.float32)
+        if GLU:
+            up = tl.sum(lower.to(tl.float32) * row[None, :], axis=1).to(dtype).to(tl.float32)
+            result = ((result * tl.sigmoid(result)).to(dtype).to(tl.float32) * up).to(dtype).to(tl.float32)
+        if RESIDUAL:
+            result += kept.to(tl.float32)
+        tl.store(y + out, result.to(dtype), mask=in_rows)
     else:
         gate = program
         v = tl.load(gate_weight + gate * WIDTH + ks, mask=inside, other=0.0).to(tl.float32)

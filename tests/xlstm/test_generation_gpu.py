@@ -54,18 +54,18 @@ def test_the_captured_step_is_the_full_forward(config: ModelConfig, batch: int) 
 
 
 @pytest.mark.parametrize("arch", ["mlstm", "transformer"])
-@pytest.mark.parametrize(("batch", "stay"), [(1, False), (1, True), (5, False)])
+@pytest.mark.parametrize(("batch", "ahead"), [(1, 0), (1, skinny_triton.TRIED_AHEAD), (5, 0)])
 def test_dependent_launches_change_nothing(
-    monkeypatch: pytest.MonkeyPatch, arch: str, batch: int, stay: bool
+    monkeypatch: pytest.MonkeyPatch, arch: str, batch: int, ahead: int
 ) -> None:
     """Every sum has its order, so a kernel that read what was not yet written shows in the bits."""
     make = mlstm_config if arch == "mlstm" else transformer_config
     config = make(vocab_size=5000, d_model=1024, num_blocks=6, num_heads=4)
     model = random_model(config, device="cuda")
     prompt = torch.randint(5000, (batch, 20), generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(skinny_triton, "STAY", stay)
     found = []
     for overlap in (False, True):
+        monkeypatch.setattr(skinny_triton, "AHEAD", ahead if overlap else 0)
         monkeypatch.setattr(dependent, "overlaps", lambda device, overlap=overlap: overlap)
         session = Session(model, batch, 200)
         session.prefill(prompt)
@@ -106,13 +106,16 @@ def test_prompts_in_pieces(config: ModelConfig) -> None:
 @BOTH
 def test_a_prefill_that_comes_again_is_the_same(config: ModelConfig) -> None:
     """The first is not captured, the others are; of several lengths in turn, more than are kept."""
+    lengths = [30, 60, 30, 60, 30, 7, 8, 9, 10, 7, 8, 9, 10, 10, 9, 30, 60, 7]
+    captured = [False, False, True, True, True, *[False] * 4, *[True] * 6, *[False] * 3]
     model = inference_model(lively(config, torch.float32), torch.float32, "cuda")
-    session = Session(model, 2, 8, graph_prefill=True)
+    session = Session(model, 2, 8)
     text = tokens(2, 60).cuda()
     found: dict[int, list[Tensor]] = {}
-    for length in [30, 60, 30, 60, 7, 8, 9, 10, 7, 8, 9, 10, 30, 60, 7]:
+    for length, replayed in zip(lengths, captured, strict=True):
         session.reset()
         logits = session.prefill(text[:, :length]).clone()
+        assert session.prefill_replayed == replayed
         after = session.step().clone()
         found.setdefault(length, []).append(torch.stack([logits, after]))
     for several in found.values():
@@ -152,11 +155,31 @@ def test_a_prompt_beyond_memory_is_refused_before_it_is_read(config: ModelConfig
 
 
 @BOTH
+def test_captured_prefills_give_their_memory_back(config: ModelConfig) -> None:
+    """What they hold is known, is what torch cannot use for others, and is free again when forgotten."""
+    model = random_model(config, device="cuda")
+    session, prompt = Session(model, 2, 16_384), tokens(2, 16_000).cuda()
+    session.prefill(prompt)
+    session.reset()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    session.prefill(prompt)
+    assert session.prefill_replayed
+    kept = session._prefills
+    assert kept is not None
+    torch.cuda.empty_cache()
+    assert 2**26 < kept.held <= torch.cuda.memory_reserved() - before <= kept.held + 2**25
+    kept.forget()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= before + 2**25
+
+
+@BOTH
 @pytest.mark.parametrize("num_blocks", [2, 4])
 def test_the_prediction_covers_what_a_prefill_takes(config: ModelConfig, num_blocks: int) -> None:
     """And is not many times more. Only a block between two others has all of it alive."""
     model = random_model(replace(config, num_blocks=num_blocks), device="cuda")
-    session = Session(model, 2, 16_384)
+    session = Session(model, 2, 16_384, graph_prefill=False)
     prompt = tokens(2, 16_000).cuda()
     session.prefill(prompt)  # workspaces and kernels
     session.reset()

@@ -12,8 +12,10 @@ from xlstm.models.decoding import Layout
 WARM_UP = 3
 """Runs before the capture: kernels compile, libraries allocate their workspaces."""
 
-SHORT = 16_384
-"""Tokens of a batch up to which launching the kernels of a prefill takes longer than running them."""
+HOST_BOUND = 4.5e11
+"""Tokens of a batch times weights of a block, up to which a GPU may take less time for a block of a prefill
+than its host takes to launch it: 8,192 tokens at 1.4B, 32,768 at 400M. A slow host takes 1.4 ms for a block,
+an H100 then multiplies at 650 TFLOP/s."""
 KEPT = 4
 
 
@@ -38,6 +40,7 @@ class StepGraph:
 
 
 Read = Callable[[Tensor, Layout], Tensor]
+Fits = Callable[[torch.Size], bool]
 
 
 @dataclass(frozen=True)
@@ -49,42 +52,57 @@ class _Captured:
 
 
 class PrefillGraphs:
-    """Short prefills from the beginning of all sequences, captured when a length comes a second time.
+    """Prefills from the beginning of all sequences, captured where launching them takes longer than running.
 
-    The last KEPT shapes are kept, in one pool of memory. What is captured writes to the state that it wrote
-    to then: `forget` when that is another.
+    Of the last KEPT shapes, which are remembered, one that comes again is captured: lengths that all differ,
+    or more than KEPT in turn, are never slower than without. A capture once costs about two prefills. All of
+    them share one pool of memory. What is captured writes to the state that it wrote to then: `forget` when
+    that is another.
     """
 
-    def __init__(self) -> None:
-        self._seen: set[torch.Size] = set()
-        self._kept: OrderedDict[torch.Size, _Captured] = OrderedDict()
+    def __init__(self, most_tokens: int) -> None:
+        self.replayed = False
+        """Whether the last prefill was a captured one."""
+        self.held = 0
+        """Bytes of the pool, which no other prefill can use."""
+        self._most_tokens = most_tokens
+        self._recent: OrderedDict[torch.Size, _Captured | None] = OrderedDict()
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, read: Read, tokens: Tensor, layout: Layout) -> Tensor:
-        """What `read` does: tokens (B, S) into the state, and logits (B, vocabulary), until the next call."""
+    def __call__(self, read: Read, fits: Fits, tokens: Tensor, layout: Layout) -> Tensor:
+        """What `read` does: tokens (B, S) into the state, and logits (B, vocabulary), until the next call.
+
+        `fits` says whether there is memory for the activations of such a shape once more. Neither is kept.
+        """
+        self.replayed = False
         plain = layout.fresh and layout.rows is None and layout.cu_seqlens is None
-        if not plain or tokens.numel() > SHORT:
+        if not plain or tokens.numel() > self._most_tokens:
             return read(tokens, layout)
         shape = tokens.shape
-        if shape not in self._seen:
-            self._seen.add(shape)
-            return read(tokens, layout)  # compiles, and libraries allocate
-        if shape not in self._kept:
-            self._kept[shape] = self._capture(read, tokens, layout)
-            if len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(shape)
-        captured = self._kept[shape]
+        seen, captured = shape in self._recent, self._recent.pop(shape, None)
+        # The first time everything compiles, and libraries allocate.
+        if captured is None and seen and fits(shape):
+            captured = self._capture(read, tokens, layout)
+        self._recent[shape] = captured
+        if len(self._recent) > KEPT:
+            self._recent.popitem(last=False)
+        if captured is None:
+            return read(tokens, layout)
         captured.tokens.copy_(tokens)
         captured.graph.replay()
+        self.replayed = True
         return captured.logits
 
     def forget(self) -> None:
-        self._kept.clear()
+        """Give the memory back; what comes again is captured again."""
+        self._recent.clear()
+        self._pool, self.held = torch.cuda.graph_pool_handle(), 0
 
     def _capture(self, read: Read, tokens: Tensor, layout: Layout) -> _Captured:
         tokens = tokens.clone()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(tokens.device), torch.cuda.graph(graph, pool=self._pool):
+            before = torch.cuda.memory_reserved()
             logits = read(tokens, layout)
+            self.held += torch.cuda.memory_reserved() - before
         return _Captured(graph, tokens, layout, logits)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from xlstm.config import TransformerConfig
-from xlstm.generation.graphs import PrefillGraphs, StepGraph
-from xlstm.generation.memory import footprint, refuse_what_does_not_fit
+from xlstm.generation.graphs import HOST_BOUND, PrefillGraphs, StepGraph
+from xlstm.generation.memory import Footprint, available_bytes, footprint, refuse_what_does_not_fit
 from xlstm.generation.packed import PackedModel, can_pack
 from xlstm.generation.prompts import PromptError, Prompts, pieces, read_prompts
 from xlstm.models import LanguageModel
@@ -37,7 +37,7 @@ class Session:
         max_capacity: int | None = None,
         state_dtype: torch.dtype = torch.float32,
         cuda_graph: bool | None = None,
-        graph_prefill: bool = False,
+        graph_prefill: bool | None = None,
         prefill_tokens: int = PREFILL_TOKENS,
         check_memory: bool = True,
     ) -> None:
@@ -45,9 +45,9 @@ class Session:
 
         The cache grows by half when it is full, up to `max_capacity` tokens (None: as long as there is
         memory). An mLSTM's state does not depend on the length; `state_dtype` is float32 or bfloat16.
-        `cuda_graph` None means on a GPU: the step is captured here, once, and again when a cache grows. With
-        `graph_prefill` a short prefill, which takes longer to launch than to run, is captured as well when
-        its length comes a second time; that keeps the memory of its activations.
+        `cuda_graph` None means on a GPU: the step is captured here, once, and again when a cache grows.
+        `graph_prefill` None means as the step: a prefill that takes longer to launch than to run is captured
+        when its length comes again, which keeps the memory of its activations as long as nothing needs it.
 
         Raises:
             MemoryLimitError: state and prefill would not fit, before anything of it is allocated.
@@ -66,6 +66,7 @@ class Session:
         self._limited = isinstance(model.config, TransformerConfig)
         self._check_memory = check_memory
         self._longest_prompt = 0
+        self._prefills: PrefillGraphs | None = None
         self._lengths = [0] * batch_size
         if self._limited and max_capacity is not None and capacity > max_capacity:
             raise PromptError(f"{capacity} tokens a sequence: the limit is {max_capacity}")
@@ -79,14 +80,20 @@ class Session:
         self._packed = PackedModel(model, batch_size) if packs else None
         self._graphed = self.device.type == "cuda" if cuda_graph is None else cuda_graph
         self._graph: StepGraph | None = None
-        captures = graph_prefill and self._graphed and self._packed is not None
-        self._prefills = PrefillGraphs() if captures else None
+        captures = self._graphed if graph_prefill is None else graph_prefill
+        if captures and self._packed is not None:
+            self._prefills = PrefillGraphs(_host_bound_tokens(model))
         self._capture()
 
     @property
     def lengths(self) -> tuple[int, ...]:
         """Tokens that each sequence has seen."""
         return tuple(self._lengths)
+
+    @property
+    def prefill_replayed(self) -> bool:
+        """Whether the last piece of a prompt was read by a captured graph."""
+        return self._prefills is not None and self._prefills.replayed
 
     @torch.no_grad()
     def prefill(self, prompts: Prompts) -> Tensor:
@@ -105,7 +112,9 @@ class Session:
         self._make_room(max(ends), max(len(row) for row in rows))
         longest = max(1, self.prefill_tokens // self.batch_size)
         for tokens, layout in pieces(rows, self._lengths, longest):
-            read = self._read if self._prefills is None else partial(self._prefills, self._read)
+            read = self._read
+            if self._prefills is not None:
+                read = partial(self._prefills, self._read, self._fits_once_more)
             logits = read(tokens, layout)
             self.logits[slice(None) if layout.rows is None else layout.rows] = logits
         self._set_lengths(ends)
@@ -199,7 +208,26 @@ class Session:
         """MemoryLimitError where a prompt does not fit, or a state of this capacity where one is due."""
         if not self._check_memory:
             return
-        needed = footprint(
+        needed = self._footprint(capacity, prompt_length)
+        if not new_state:
+            needed = replace(needed, state=0)
+        held = 0 if self._prefills is None else self._prefills.held
+        if self._prefills is not None and needed.total > available_bytes(self.device) - held:
+            self._prefills.forget()
+        tokens = capacity if new_state else prompt_length
+        refuse_what_does_not_fit(needed, self.device, f"{self.batch_size} x {tokens} tokens")
+        self._longest_prompt = max(self._longest_prompt, prompt_length)
+
+    def _fits_once_more(self, shape: torch.Size) -> bool:
+        """Whether a captured prefill may keep its activations, and the longest prompt so far still fits."""
+        assert self._prefills is not None
+        kept, longest = (
+            self._footprint(self.capacity, length).prefill for length in (shape[1], self._longest_prompt)
+        )
+        return self._prefills.held + kept + longest <= available_bytes(self.device)
+
+    def _footprint(self, capacity: int, prompt_length: int) -> Footprint:
+        return footprint(
             self.model,
             batch_size=self.batch_size,
             capacity=capacity,
@@ -207,10 +235,9 @@ class Session:
             state_dtype=self.state_dtype,
             prefill_tokens=self.prefill_tokens,
         )
-        tokens = capacity if new_state else prompt_length
-        refuse_what_does_not_fit(
-            needed if new_state else replace(needed, state=0),
-            self.device,
-            f"{self.batch_size} x {tokens} tokens",
-        )
-        self._longest_prompt = max(self._longest_prompt, prompt_length)
+
+
+def _host_bound_tokens(model: LanguageModel) -> int:
+    """Tokens of a batch up to which a prefill is worth a graph."""
+    weights = sum(parameter.numel() for parameter in model.backbone.parameters())
+    return int(HOST_BOUND * model.config.num_blocks / weights)

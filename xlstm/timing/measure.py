@@ -67,13 +67,15 @@ def measure(point: Point, build: Callable[[Point], Engine]) -> Measurement:
 def time_engine(
     engine: Engine, prompts: Tensor, generated: int, repetitions: int
 ) -> tuple[list[float], list[float]]:
-    """Seconds to the first token, and of a step, of each repetition; a first one, not counted, warms up."""
+    """Seconds to the first token, and of a step, of each repetition. A first one, not counted, warms up; on a
+    GPU a second, in which a prefill may be captured."""
     ttft, steps = [], []
-    for repetition in range(1 + repetitions):
+    warm_ups = 2 if prompts.device.type == "cuda" else 1
+    for repetition in range(warm_ups + repetitions):
         engine.reset()
         first = seconds(lambda: engine.prefill(prompts), prompts.device)
         each = seconds(lambda: engine.steps(generated), prompts.device) / generated
-        if repetition:
+        if repetition >= warm_ups:
             ttft.append(first)
             steps.append(each)
     return ttft, steps
