@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks import inference_times
 from benchmarks.inference_cases import make_jobs, model_of
 from benchmarks.inference_profile import Work, profile_table, profiled, summary
 from benchmarks.inference_report import bandwidth_share, report, row_line, targets
@@ -44,6 +46,7 @@ def row(**changes: Any) -> dict[str, Any]:
         "step_time_s": 0.001,
         "step_bytes": 0.95e9,
         "memory_bytes": 2**31,
+        "prefill": "graph",
         "decode": "graph",
     }
     return whole | changes
@@ -53,6 +56,7 @@ def test_ours_come_first_and_the_largest_first() -> None:
     jobs = make_jobs(["160M", "1.4B"], [2048, 4096], [1, 64], device="cuda", peers=True)
     assert [job.name for job in jobs[:3]] == ["ours mlstm 1.4B", "ours transformer 1.4B", "ours mlstm 160M"]
     assert {job.engine for job in jobs[4:]} == {"transformers"}
+    assert [job.arch for job in jobs[4:]] == ["transformer"] * 2 + ["mlstm"] * 2
     assert len(jobs[0].points) == 4
     assert {point.prefill_length for point in jobs[4].points} == {2048}
     assert jobs[0].points[0].dtype == "bf16"
@@ -136,6 +140,86 @@ def test_steps_begin_where_a_prompt_ends(arch: str, prefill_length: int) -> None
             torch.testing.assert_close(engine.session.step(), session.step(), rtol=1e-4, atol=1e-5)
 
 
+class Slow:
+    """An engine whose prefills and steps take what a list says, in place of a clock."""
+
+    def __init__(self, prefills: list[tuple[float, bool]], steps: list[float]) -> None:
+        self.prefills, self.steps_left, self.session = iter(prefills), iter(steps), self
+        self.prefill_replayed = False
+        self.now = 0.0
+
+    def reset(self) -> None: ...
+
+    def prefill(self, prompts: torch.Tensor) -> None:
+        taken, self.prefill_replayed = next(self.prefills)
+        self.now += taken
+
+    def steps(self, count: int) -> None:
+        self.now += count * next(self.steps_left)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Slow]:
+    def build(prefills: list[tuple[float, bool]], steps: list[float]) -> Slow:
+        engine = Slow(prefills, steps)
+
+        def seconds(work: Callable[[], Any], device: torch.device) -> float:
+            before = engine.now
+            work()
+            return engine.now - before
+
+        monkeypatch.setattr(inference_times, "seconds", seconds)
+        monkeypatch.setattr(inference_times.time, "monotonic", lambda: engine.now)
+        monkeypatch.setattr(inference_times, "SessionEngine", Slow)
+        monkeypatch.setattr(inference_times, "_rewind", lambda engine, point: None)
+        return engine
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("prefills", "counted"),
+    [
+        ([(0.2, False), (0.05, False), (0.06, False), (0.07, False)], [0.05, 0.06, 0.07]),
+        ([(0.1, False), (0.3, True), (0.01, True), (0.02, True), (0.03, True)], [0.01, 0.02, 0.03]),
+        ([(2.0, False), (1.0, False)], [1.0]),
+        ([(0.4, False), (0.4, True), (0.2, True)], [0.2]),
+    ],
+    ids=["eager", "captured at the second", "long", "captured and long"],
+)
+def test_neither_the_first_prefill_nor_the_captured_one_counts(
+    slow: Callable[..., Slow], prefills: list[tuple[float, bool]], counted: list[float]
+) -> None:
+    engine: Any = slow(prefills, [])
+    found = inference_times._time_prefills(engine, torch.ones(1, 1), 3)
+    assert found == pytest.approx(counted)
+    assert next(engine.prefills, None) is None
+
+
+@pytest.mark.parametrize(
+    ("steps", "least_s", "expected"),
+    [
+        ([0.001] * 9, 0.4, [0.001] * 3),
+        ([0.001] * 2 + [0.0012, 0.0011, 0.00104] + [0.001] * 99, 0.1, [0.001] * 3),
+        ([0.001] * 99, 1.0, [0.001] * 3),
+        ([0.001, 0.001] + [0.001 * (1.1 if j % 2 else 1) for j in range(999)], 0.1, None),
+    ],
+    ids=["settled", "settles", "waits for the first", "never"],
+)
+def test_steps_are_timed_until_they_agree(
+    slow: Callable[..., Slow], steps: list[float], least_s: float, expected: list[float] | None
+) -> None:
+    engine: Any = slow([], steps)
+    (point,) = make_jobs(["smoke"], [64], [1], device="cpu", peers=False, generated=64)[0].points
+    found = inference_times._time_steps(engine, point, torch.device("cpu"), least_s)
+    assert len(found) == 3
+    assert least_s < engine.now < inference_times.MOST_S + 0.3
+    if expected is None:
+        assert engine.now > inference_times.MOST_S
+    else:
+        assert found == pytest.approx(expected)
+
+
 def test_a_profile_tells_overlap_and_gaps_apart() -> None:
     """Two kernels overlap by 10 us, a third begins 20 us later; the run made two steps."""
     work = [Work("b", 20.0, 40.0), Work("a", 0.0, 30.0), Work("a", 60.0, 100.0)]
@@ -160,6 +244,7 @@ def test_a_profile_sees_what_ran() -> None:
 CHECK_PEERS = """
 import json, torch
 from dataclasses import replace
+from benchmarks import inference_times
 from benchmarks.inference_cases import make_jobs
 from benchmarks.inference_times import measure_point
 from benchmarks.inference_worker import DTYPES, _build, check

@@ -101,7 +101,9 @@ class PrefillGraphs:
     def _capture(self, read: Read, tokens: Tensor, layout: Layout) -> _Captured:
         tokens = tokens.clone()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(tokens.device), torch.cuda.graph(graph, pool=self._pool):
+        # Other threads may go on: a session that captured its step at its beginning does this in the middle.
+        captures = torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local")
+        with torch.cuda.device(tokens.device), captures:
             before = torch.cuda.memory_reserved()
             logits = read(tokens, layout)
             self.held += torch.cuda.memory_reserved() - before
