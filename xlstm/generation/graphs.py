@@ -55,9 +55,9 @@ class PrefillGraphs:
     """Prefills from the beginning of all sequences, captured where launching them takes longer than running.
 
     Of the last KEPT shapes, which are remembered, one that comes again is captured: lengths that all differ,
-    or more than KEPT in turn, are never slower than without. The capture itself takes longer than reading would,
-    once. All of them share one pool of memory. What is captured writes to the state that it wrote to then:
-    `forget` when that is another.
+    or more than KEPT in turn, are never slower than without. The capture itself takes longer than reading
+    would, once. All of them share one pool of memory. What is captured writes to the state that it wrote to
+    then: `forget` when that is another.
     """
 
     def __init__(self, most_tokens: int) -> None:
