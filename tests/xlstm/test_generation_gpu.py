@@ -168,7 +168,8 @@ def test_captured_prefills_give_their_memory_back(config: ModelConfig) -> None:
     kept = session._prefills
     assert kept is not None
     torch.cuda.empty_cache()
-    assert 2**26 < kept.held <= torch.cuda.memory_reserved() - before <= kept.held + 2**25
+    assert kept.held > 2**26
+    assert abs(torch.cuda.memory_reserved() - before - kept.held) < 2**25
     kept.forget()
     torch.cuda.empty_cache()
     assert torch.cuda.memory_reserved() <= before + 2**25
