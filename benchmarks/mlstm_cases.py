@@ -77,6 +77,8 @@ class Contender:
     timed: bool = True
     shapes: tuple[str, ...] = ("",)
     """Only shapes whose name starts with one of these."""
+    recorded: bool = False
+    """Each pass in a CUDA graph, as a training of a small model runs: what the host takes is left out."""
 
     def takes(self, shape: Shape) -> bool:
         return shape.name.startswith(self.shapes)
@@ -199,6 +201,10 @@ _LIST = [
         peer=False, gpu_only=False,
     ),
     Contender(
+        name="ours-recorded", label="ours, in a CUDA graph", cell="mlstm", build=_ours, peer=False,
+        shapes=("4h",), recorded=True,
+    ),
+    Contender(
         name="ours-fp32", label="ours, float32", cell="mlstm", build=_ours, dtype=torch.float32, peer=False,
         gpu_only=False, timed=False,
     ),
@@ -208,6 +214,10 @@ _LIST = [
     Contender(
         name="xl-chunk-2", label="mlstm_kernels xl_chunk L=128, num_stages=2", cell=_DETACHED,
         build=partial(_xl_chunk, **_STAGES),
+    ),
+    Contender(
+        name="xl-chunk-recorded", label="mlstm_kernels xl_chunk L=128, in a CUDA graph", cell=_DETACHED,
+        build=_xl_chunk, shapes=("4h",), recorded=True,
     ),
     Contender(
         name="limit-chunk", label="mlstm_kernels limit_chunk L=64", cell=_DETACHED, build=_limit_chunk,

@@ -177,7 +177,7 @@ def plan(options: argparse.Namespace) -> list[Row]:
         {"kind": "errors", "contender": c.name, "shape": dataclasses.asdict(shape)}
         for shape in (short, long)
         for c in chosen
-        if c.cell != "other"
+        if c.cell != "other" and not c.recorded
     ]
     requests += [
         {"kind": "decode-errors", "contender": d.name} for d in steps if d.name in ("step", "step-bf16")

@@ -18,7 +18,7 @@ from torch import Tensor
 from kernels import trials
 from kernels.backends import interpreted
 from kernels.mlstm.reference import State, mlstm_reference
-from kernels.mlstm.sequence_configs import LARGE, SequenceConfig, candidates
+from kernels.mlstm.sequence_configs import LARGE, WIDE, SequenceConfig, candidates
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-2}
 """Of a whole tensor, relative to its norm: far above rounding, far below what a wrong kernel does."""
@@ -73,7 +73,9 @@ def described(
     the right numbers here."""
     from kernels.mlstm.sequence_calls import describable
 
-    if config.described is None or packed or q.numel() + v.numel() < LARGE or interpreted():
+    if config.described is None or packed or interpreted():
+        return False
+    if q.numel() + v.numel() < LARGE or q.shape[-1] < WIDE:
         return False
     if q.dtype != torch.bfloat16:  # states are: a product with them reads float16 tokens into registers too
         return False

@@ -26,6 +26,10 @@ LARGE = 2**25
 """Elements of q and v together from which on descriptors are worth what they cost the host: some tens of
 microseconds a layer, behind kernels that by then take it longer than the host takes to launch them."""
 
+WIDE = 128
+"""Channels of q from which on they are worth it on the device: 64 are one block of the kernels' loops, where
+nothing is left to load ahead, and gradients take 1.8 times as long (heads of 64/128 on an H100)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WalkBlocks:

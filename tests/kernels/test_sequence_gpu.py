@@ -221,6 +221,7 @@ def test_descriptors_change_no_bit(monkeypatch: pytest.MonkeyPatch, widths: tupl
     found = []
     for large in (2**62, 1):
         monkeypatch.setattr(sequence_check, "LARGE", large)
+        monkeypatch.setattr(sequence_check, "WIDE", 1)
         leaves = [x.detach().requires_grad_() for x in (*fused.split([K, K, V], -1), *gates)]
         poison()
         h = mlstm(*leaves, backend="triton")

@@ -201,7 +201,7 @@ def spec(**changes: Any) -> RunSpec:
 
 def test_settled_by_device_and_size() -> None:
     small = spec()
-    large = spec(model=replace(CONFIGS["mlstm"], d_model=2048, vocab_size=50304), batch_size=64)
+    large = spec(model=replace(CONFIGS["mlstm"], d_model=2048, vocab_size=50304), batch_size=256)
     assert Execution().settled(small, on_gpu=False) == PLAIN
     assert Execution().settled(small, on_gpu=True) == Execution(
         compile=False, cuda_graph=True, fused_loss=True, prefetch=2

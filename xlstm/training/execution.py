@@ -10,8 +10,9 @@ from xlstm.run_spec import RunSpec
 
 COMPILE_FROM_FLOPS = 2e15
 """A training below it would be over before a compiler pays: half a minute of plain kernels on a fast GPU."""
-GRAPH_BELOW_FLOPS = 1e13
-"""A step below it takes a fast GPU less than the launches of its kernels take the host."""
+GRAPH_BELOW_FLOPS = 2e14
+"""Of a step: above it a fast GPU is busy for half a second or longer, and no host falls behind. Below, gaps
+between kernels, and a slow host, cost from a few percent to most of the time."""
 FUSE_FROM_BYTES = 2**26
 """On a CPU, logits below this are cheaper to hold than to make in chunks."""
 
