@@ -29,8 +29,6 @@ LIMITS = -1
 PREPARED_S = 120.0
 """A process that is not ready by then is given up."""
 ENDING_S = 5.0
-TRIALS = ("weights-ahead",)
-TRIED = "not the default: maps of one sequence fetch the next weights into the chip's cache"
 
 
 class Worker:
@@ -157,10 +155,6 @@ def _work(options: argparse.Namespace, jobs: list[Job]) -> None:
     if options.worker == LIMITS:
         inference_worker.limits(options.device, "bf16" if options.device == "cuda" else "fp32")
     else:
-        if "weights-ahead" in options.tried:
-            from kernels.linear import skinny_triton
-
-            skinny_triton.AHEAD = skinny_triton.TRIED_AHEAD
         job = replace(jobs[options.worker], graph=not options.eager)
         inference_worker.main(job, profile=options.profile)
 
@@ -176,7 +170,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--smoke", action="store_true", help="tiny models on a CPU: does everything run?")
     parser.add_argument("--profile", action="store_true", help="after each row, its kernels by their time")
-    parser.add_argument("--try", dest="tried", nargs="+", choices=TRIALS, default=[], help=TRIED)
     parser.add_argument("--json")
     parser.add_argument("--markdown")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)

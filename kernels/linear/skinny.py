@@ -31,7 +31,6 @@ def skinny_linear(
     gate_bias: Tensor | None = None,
     glu: bool = False,
     residual: Tensor | None = None,
-    ahead: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """A map of few vectors x (B, K), and what stands around it: y (B, N) in the dtype of x, and the gates.
@@ -39,8 +38,7 @@ def skinny_linear(
     `weight` (N, K). In this order: RMSNorm of x by `norm_weight` (K,); the product; with `glu` the weight is
     (2 N, K), gates above, and y is silu(upper) lower; `residual` (B, N) added. `gate_weight` (G, K) and
     `gate_bias` (G,) in float32 give a second result (B, G) of the same normed x, in float32. Everything
-    contiguous. `ahead` are the weights of the next map: no result depends on them, but some may be fetched
-    while memory would wait.
+    contiguous.
 
     Raises:
         ValueError: shapes that do not fit, by name; more than MOST_FEW vectors.
@@ -53,7 +51,7 @@ def skinny_linear(
     from kernels.linear.skinny_triton import launch_linear
 
     with _on(x):
-        return launch_linear(x, weight, norm_weight, norm_eps, gate_weight, gate_bias, glu, residual, ahead)
+        return launch_linear(x, weight, norm_weight, norm_eps, gate_weight, gate_bias, glu, residual)
 
 
 def add_norm(

@@ -20,18 +20,10 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernels.backends import interpreted
 from kernels.dependent import dependent
 
 ELEMENTS, WARPS = 8192, 4
 """Of the weight a program at a time: 64 a thread, 16 KiB of bfloat16."""
-
-AHEAD, TRIED_AHEAD = 0, 6 * 2**20
-"""Bytes of the next map's weights that a map fetches into the chip's cache: none, as no GPU has timed it yet.
-From the last weight of one map to the first of the next some 2 us pass, in which memory could give 6 MB."""
-
-LINE, LINES = 128, 128
-"""Bytes that a thread fetches, and threads of a program that do."""
 
 TOKENS, SEVERAL = 8, 1024
 """Rows that a program of `add_norm` takes one after the other, from so many rows on: the weights of the gates
@@ -50,7 +42,6 @@ def launch_linear(
     gate_bias: Tensor | None,
     glu: bool,
     residual: Tensor | None,
-    ahead: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
     """Arguments as `skinny_linear`, checked."""
     batch, width = x.shape
@@ -65,19 +56,16 @@ def launch_linear(
     x = x.contiguous()
     absent = x  # never read
     blocks = triton.cdiv(rows, block_n)
-    fetches = 0
-    if ahead is not None and not interpreted():
-        fetches = min(blocks, min(AHEAD, ahead.nbytes) // (LINE * LINES))
     _linear_kernel[(blocks + num_gates, batch)](
         x, weight,
         absent if norm_weight is None else norm_weight,
         absent if gate_weight is None else gate_weight,
         absent if gate_bias is None else gate_bias,
         absent if residual is None else residual,
-        y, y if gates is None else gates, x if ahead is None else ahead,
-        rows, num_gates, fetches, norm_eps,
+        y, y if gates is None else gates,
+        rows, num_gates, norm_eps,
         WIDTH=width, NORM=norm_weight is not None, GATE_BIAS=gate_bias is not None, GLU=glu,
-        RESIDUAL=residual is not None, FETCH=LINES if fetches else 0, LINE=LINE,
+        RESIDUAL=residual is not None,
         BLOCK_N=block_n, BLOCK_K=block_k, num_warps=WARPS, num_stages=1, **dependent(x.device),
     )  # fmt: skip
     return y, gates
@@ -157,13 +145,12 @@ def _normed(row, weight, width, eps, dtype):
     return (row.to(dtype).to(tl.float32) * weight.to(tl.float32)).to(dtype).to(tl.float32)
 
 
-@triton.jit(do_not_specialize=["fetches"])
+@triton.jit
 def _linear_kernel(
-    x, weight, norm_weight, gate_weight, gate_bias, residual, y, gates, ahead,
-    rows, num_gates, fetches, eps,
+    x, weight, norm_weight, gate_weight, gate_bias, residual, y, gates,
+    rows, num_gates, eps,
     WIDTH: tl.constexpr, NORM: tl.constexpr, GATE_BIAS: tl.constexpr, GLU: tl.constexpr,
-    RESIDUAL: tl.constexpr, FETCH: tl.constexpr, LINE: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, OVERLAP: tl.constexpr,
+    RESIDUAL: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     if OVERLAP:
         gdc_launch_dependents()
@@ -183,15 +170,6 @@ def _linear_kernel(
         if GLU:
             place += rows.to(tl.int64) * WIDTH
             lower = tl.load(place, mask=there, other=0.0, eviction_policy="evict_first")
-        if FETCH:  # the last programs, behind their own weights
-            first = tl.num_programs(0) - fetches
-            if program >= first:
-                line = (program - first) * FETCH + tl.arange(0, FETCH)
-                tl.inline_asm_elementwise(
-                    "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l",
-                    [ahead.to(tl.uint64, bitcast=True) + line * LINE],
-                    dtype=tl.int32, is_pure=False, pack=1,
-                )  # fmt: skip
         if OVERLAP:
             gdc_wait()
         row = tl.load(x + sequence * WIDTH + ks, mask=inside, other=0.0).to(tl.float32)

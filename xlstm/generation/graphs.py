@@ -99,6 +99,8 @@ class PrefillGraphs:
         self._pool, self.held = torch.cuda.graph_pool_handle(), 0
 
     def _capture(self, read: Read, tokens: Tensor, layout: Layout) -> _Captured:
+        if not any(self._recent.values()):  # a pool ends with the last graph that it serves
+            self._pool, self.held = torch.cuda.graph_pool_handle(), 0
         tokens = tokens.clone()
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on: a session that captured its step at its beginning does this in the middle.

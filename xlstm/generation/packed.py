@@ -58,9 +58,6 @@ class PackedModel:
             raise TypeError(f"a model of {config.arch} has no packed form")
         self._embedding = model.embedding
         self._head = Head(model, backend)
-        following = [*(block.maps for block in self._blocks[1:]), self._head.weight]
-        for block, weight in zip(self._blocks, following, strict=True):
-            block.feed.ahead = weight
         self._config = config
         self._few = batch_size <= FEW
         self._backend = backend

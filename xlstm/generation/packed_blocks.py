@@ -73,18 +73,17 @@ def read_through(
 
 
 class Feed:
-    """The feed-forward half of a block. `ahead` are the weights of the first map after it."""
+    """The feed-forward half of a block."""
 
     def __init__(self, norm: Any, ffn: SwiGLU, backend: str | None) -> None:
         self.norm: dict[str, Any] = {"norm_weight": norm.weight, "norm_eps": norm.eps}
         self.up = pack([ffn.proj_up_gate, ffn.proj_up])
         self.down = ffn.proj_down.weight
-        self.ahead: Tensor | None = None
         self.backend: dict[str, Any] = {"backend": backend}
 
     def few(self, x: Tensor) -> Tensor:
-        hidden, _ = skinny_linear(x, self.up, glu=True, ahead=self.down, **self.norm, **self.backend)
-        return skinny_linear(hidden, self.down, residual=x, ahead=self.ahead, **self.backend)[0]
+        hidden, _ = skinny_linear(x, self.up, glu=True, **self.norm, **self.backend)
+        return skinny_linear(hidden, self.down, residual=x, **self.backend)[0]
 
     def many(self, x: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
         x, normed, _ = add_norm(x, change, **self.norm, **self.backend)
@@ -114,9 +113,9 @@ class PackedMLSTM:
         self.backend: dict[str, Any] = {"backend": backend}
 
     def few(self, x: Tensor, state: BlockState, positions: Any, lengths: Tensor) -> Tensor:
-        maps, gates = skinny_linear(x, self.maps, ahead=self.out, **self.norm, **self.gates, **self.backend)
+        maps, gates = skinny_linear(x, self.maps, **self.norm, **self.gates, **self.backend)
         h = self._mix(maps, cast(Tensor, gates), state)
-        x, _ = skinny_linear(h, self.out, residual=x, ahead=self.feed.up, **self.backend)
+        x, _ = skinny_linear(h, self.out, residual=x, **self.backend)
         return self.feed.few(x)
 
     def many(
@@ -186,9 +185,9 @@ class PackedAttention:
         self.backend: dict[str, Any] = {"backend": backend}
 
     def few(self, x: Tensor, state: BlockState, positions: Any, lengths: Tensor) -> Tensor:
-        maps, _ = skinny_linear(x, self.maps, ahead=self.out, **self.norm, **self.backend)
+        maps, _ = skinny_linear(x, self.maps, **self.norm, **self.backend)
         h = self._mix(maps, state, positions, lengths)
-        x, _ = skinny_linear(h, self.out, residual=x, ahead=self.feed.up, **self.backend)
+        x, _ = skinny_linear(h, self.out, residual=x, **self.backend)
         return self.feed.few(x)
 
     def many(
