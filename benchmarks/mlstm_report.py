@@ -1,11 +1,19 @@
-"""The tables of a run: speed by shape, errors, decode step, and what was met of the targets."""
+"""The tables of a run: speed by shape, errors, decode step, and what was met of the targets.
 
+    python -m benchmarks.mlstm_report run.json --again later.json --note "At revision ..." --json page.json --markdown page.md
+
+makes a page of files that `benchmarks.mlstm_kernels` wrote, without what was not measured in them.
+"""
+
+import argparse
+import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from benchmarks import mlstm_cases as cases
 from benchmarks.mlstm_decode import DECODE, step_bytes
-from benchmarks.mlstm_targets import targets
+from benchmarks.mlstm_targets import CORRECT, targets
 
 Row = dict[str, Any]
 ERRORS = ("h", *cases.INPUTS)
@@ -16,21 +24,37 @@ SPEED_NOTE = """TFLOP/s of the chunkwise form at chunks of 64, GB/s of the compu
 for every mLSTM, whatever it does beside. "Both" is forward and backward."""
 ERROR_NOTE = """Relative, in the 2-norm, from the same rounded inputs, each against the gradient that it
 means to compute: the peers hold the normaliser constant, ours does not."""
+CORRECT_NOTE = f"""A peer is correct, here, if none of its errors at S = {cases.ACCURACY.length:,} reaches {CORRECT};
+those at S = {cases.ACCURACY_LONG.length:,} do not count against it."""
+NOT_MEASURED = ("ModuleNotFoundError", "not run", "no answer")
 
 
 def markdown(result: Row) -> str:
+    """Of a run, and under `again`, where the result has it, of a later one of a part of the cases."""
+    parts = [f"# mLSTM kernels on {result['device']}", result.get("note", ""), *_sections(result)]
+    if again := result.get("again"):
+        parts += ["# Measured again", again.get("note", ""), *_sections(again)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def measured(result: Row) -> Row:
+    """Without the rows of contenders that could not be imported or that the time did not suffice for."""
+    kept = [row for row in result["rows"] if not row.get("error", "").startswith(NOT_MEASURED)]
+    return result | {"rows": kept}
+
+
+def _sections(result: Row) -> list[str]:
     rows = result["rows"]
     bandwidth = copy_bandwidth(rows)
-    parts = [_header(result, bandwidth)]
     verdicts = targets(rows, bandwidth) if result["device"] != "CPU" else []
+    parts = [_header(result, bandwidth)]
     if verdicts:
-        table = [
-            (v.target, v.goal, v.measured, {True: "yes", False: "**no**", None: ""}[v.met]) for v in verdicts
-        ]
+        table = [(v.target, v.goal, v.measured, "yes" if v.met else "**no**") for v in verdicts]
         parts.append("## Targets\n\n" + _table(("target", "goal", "measured", "met"), table))
+        if any("correct" in v.goal for v in verdicts):
+            parts.append(CORRECT_NOTE)
     parts += [_speed(shape, rows, bandwidth) for shape in _shapes(rows)]
-    parts += [_errors(rows), _decode(rows, bandwidth)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return [*parts, _errors(rows), _decode(rows, bandwidth)]
 
 
 def copy_bandwidth(rows: Iterable[Row]) -> float | None:
@@ -41,9 +65,7 @@ def copy_bandwidth(rows: Iterable[Row]) -> float | None:
 def _header(result: Row, bandwidth: float | None) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     copy = f"; a large copy moves {bandwidth / 1e9:,.0f} GB/s, read and written" if bandwidth else ""
-    return f"""# mLSTM kernels on {result["device"]}
-
-{result["date"]}; {versions}; CUDA {result["cuda"]}, cuDNN {result["cudnn"]}{copy}.
+    return f"""{result["date"]}; {versions}; CUDA {result["cuda"]}, cuDNN {result["cudnn"]}{copy}.
 
 Made by {_command(result["command"])}. {METHOD}"""
 
@@ -129,7 +151,17 @@ def _decode(rows: Iterable[Row], bandwidth: float | None) -> str:
         return ""
     head = ("", "state", "B", "us a step", "GB/s", "of copy", "")
     note = "On a GPU from CUDA graphs that walk over more state than the L2 cache holds, launches included."
-    return f"## Decode step, 8 heads of 256/512\n\n{_table(head, body)}\n\n{note}"
+    return f"## Decode step, 8 heads of 256/512\n\n{_table(head, body)}\n\n{note}{_decode_errors(rows)}"
+
+
+def _decode_errors(rows: Iterable[Row]) -> str:
+    found = [
+        f"{str(DECODE[row['contender']].state_dtype).removeprefix('torch.')} state: "
+        + ", ".join(f"{name} {error:.1e}" for name, error in row["errors"].items())
+        for row in rows
+        if row["kind"] == "decode-errors" and "errors" in row
+    ]
+    return f"\nErrors of ours against float64, {'; '.join(found)}." if found else ""
 
 
 def _table(head: tuple[str, ...], body: Iterable[tuple[str, ...]]) -> str:
@@ -147,3 +179,28 @@ def _rate(amount: float, ms: float | None, unit: float) -> str:
 
 def _share(size: float, ms: float | None, bandwidth: float | None) -> str:
     return "" if ms is None or bandwidth is None else f"{size / ms * 1e3 / bandwidth:.0%}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="the rows of a run")
+    parser.add_argument(
+        "--again", type=Path, help="those of a later run of a part of it, in a section after it"
+    )
+    parser.add_argument("--note", default="", help="stands below the title")
+    parser.add_argument("--again-note", default="", help="stands above the later run")
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--markdown", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    result = measured(json.loads(options.run.read_text())) | {"note": options.note}
+    if options.again:
+        later = measured(json.loads(options.again.read_text()))
+        result["again"] = later | {"note": options.again_note}
+    options.json.write_text(json.dumps(result, indent=1) + "\n")
+    options.markdown.write_text(markdown(result))
+
+
+if __name__ == "__main__":
+    main()

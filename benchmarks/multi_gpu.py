@@ -132,7 +132,7 @@ def timed(case: Row, share: Share, strategy: str, steps: int = STEPS) -> Row:
         case, max(steps, COMPARED - worker.WARM_UP), clock=clock, share=share, strategy=strategy
     )
     tokens = case["sequences"] * case["context_length"] / share.ranks
-    gib = torch.cuda.max_memory_allocated() / 2**30 if worker.ON_GPU else None
+    gib = torch.cuda.max_memory_reserved() / 2**30 if worker.ON_GPU else None
     row = {
         "tokens_per_s_a_gpu": tokens * steps / clock.seconds if steps else None,
         "losses": [loss.item() for loss in clock.losses],

@@ -64,6 +64,8 @@ PEERS = ("Llama (Hugging Face, compiled)", "xlstm_large (official)")
 FAST: tuple[tuple[str, Any], ...] = (("deterministic", False),)
 LAUNCHED: tuple[tuple[str, Any], ...] = (("cuda_graph", False),)
 """Not recorded: what the host leaves between the kernels of a step."""
+HALVES = (*FAST, ("micro_batch", 2))
+"""In two parts, one after the other: less memory."""
 
 
 def ours() -> list[Case]:
@@ -74,6 +76,8 @@ def ours() -> list[Case]:
         Case(contender=transformer, size="160M", context_length=8192, sequences=4, options=FAST),
         Case(contender=xlstm, size="160M", context_length=16384, sequences=2),
         Case(contender=transformer, size="160M", context_length=8192, sequences=4, heads=6, options=FAST),
+        Case(contender=transformer, size="160M", context_length=8192, sequences=4, options=HALVES),
+        Case(contender=transformer, size="160M", context_length=8192, sequences=4, heads=6, options=HALVES),
         Case(contender=xlstm, size="400M", context_length=8192, sequences=4),
         Case(contender=xlstm, size="1.4B", context_length=8192, sequences=2),
         Case(contender=xlstm, size="1.4B", context_length=8192, sequences=2, options=LAUNCHED),

@@ -161,7 +161,7 @@ def run(options: argparse.Namespace) -> list[Row]:
     return rows
 
 
-COLUMNS = ("contender", "size", "N", "S", "tokens a step", "ms a step", "tokens/s", "MFU", "peak GiB", "loss")
+COLUMNS = ("contender", "size", "N", "S", "tokens a step", "ms a step", "tokens/s", "MFU", "GiB held", "loss")
 
 
 def line(row: Row) -> str:
@@ -185,7 +185,7 @@ def line(row: Row) -> str:
         f"{row['ms_per_step']:.1f}",
         f"{row['tokens_per_s']:,.0f}",
         f"{100 * row['mfu']:.1f} %" if "mfu" in row else "",
-        f"{row['peak_gib']:.1f}" if row["peak_gib"] is not None else "",
+        f"{row['reserved_gib']:.1f}" if row["reserved_gib"] is not None else "",
         f"{row['loss']:.3f}",
     ]
     return f"| {' | '.join([*head, *cells])} |"

@@ -54,7 +54,7 @@ def measured(case: Row, seconds: float, steps: int, loss: float) -> Row:
     return {
         "ms_per_step": 1e3 * seconds / steps,
         "tokens_per_s": count * steps / seconds,
-        "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if ON_GPU else None,
+        # What is allocated does not count what a recorded step uses while it runs; what is held does.
         "reserved_gib": torch.cuda.max_memory_reserved() / 2**30 if ON_GPU else None,
         "loss": loss,
         "steps": steps,

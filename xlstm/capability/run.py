@@ -3,7 +3,6 @@
 import json
 import math
 import pickle
-import resource
 import statistics
 import time
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from torch import Tensor
 from xlstm.capability.material import open_material
 from xlstm.capability.measure import measure
 from xlstm.capability.training import Training
+from xlstm.timing.measure import peak_memory
 from xlstm.training.execution import Execution
 from xlstm.training.failures import Failure, NonFiniteLossError, StoppedError
 from xlstm.training.files import flush_to_disk, write_atomically
@@ -51,7 +51,7 @@ def run_task(job: TrainJob, device: torch.device, tracker: Tracker) -> RunResult
         wall_time_s=watch.wall_time,
         step_time_s=watch.step_time,
         tokens_per_s=spec.batch_size * spec.context_length / watch.step_time,
-        memory_bytes=_peak_memory(device),
+        memory_bytes=float(peak_memory(device)),
         device=device_name(device),
         mlflow_run_id=tracker.run_id,
         mlflow_experiment_id=tracker.experiment_id,
@@ -185,9 +185,3 @@ def _read(checkpoint: Path) -> dict[str, Any] | None:
         checkpoint.replace(aside)
         print(f"{aside}: cannot be read ({error}); training starts at step 0", flush=True)
         return None
-
-
-def _peak_memory(device: torch.device) -> float:
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0

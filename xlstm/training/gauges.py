@@ -7,6 +7,7 @@ import torch
 
 from xlstm.accounting import training_flops
 from xlstm.run_spec import RunSpec
+from xlstm.timing.measure import peak_memory
 
 
 class Gauges:
@@ -25,7 +26,7 @@ class Gauges:
         if (mfu := self.mfu(tokens_per_s)) is not None:
             found["mfu"] = mfu
         if self.device.type == "cuda":
-            found["memory_bytes"] = float(torch.cuda.max_memory_allocated(self.device))
+            found["memory_bytes"] = float(peak_memory(self.device))
         if self._energy is not None and (power := self._energy.mean_power_w()) is not None:
             found["power_w"] = power
         return found

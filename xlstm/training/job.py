@@ -123,7 +123,7 @@ class RunResult:
     power_w: float | None = None
     """Mean of the GPU, by whoever used it; None where it is not measured."""
     memory_bytes: float | None = None
-    """Peak: allocated by torch on a GPU, resident set of the process on a CPU."""
+    """Peak: held by torch on a GPU, recorded steps and all, resident set of the process on a CPU."""
     device: str | None = None
     mlflow_run_id: str | None = None
     mlflow_experiment_id: str | None = None

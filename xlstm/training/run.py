@@ -2,7 +2,6 @@
 
 import faulthandler
 import logging
-import resource
 import shutil
 import signal
 import threading
@@ -25,6 +24,7 @@ from xlstm.capability.run import run_task
 from xlstm.data import Corpus, CorpusError, TokenStream, load_corpus, validation_windows
 from xlstm.models import build_model
 from xlstm.run_spec import RunSpec
+from xlstm.timing.measure import peak_memory
 from xlstm.training.blocks import determinism, keep_compiled_code, kernels_for
 from xlstm.training.branch import BranchPoints, TrunkResumePoint, starts
 from xlstm.training.callbacks import Monitor, ResumePoint, Validation
@@ -324,7 +324,7 @@ def _result(
         tokens_per_s=monitor.tokens_per_step / monitor.step_time,
         mfu=monitor.gauges.mfu(monitor.tokens_per_step / monitor.step_time),
         power_w=monitor.gauges.overall_power_w(),
-        memory_bytes=share.largest(_peak_memory(device)),
+        memory_bytes=share.largest(float(peak_memory(device))),
         device=device_name(device),
         mlflow_run_id=tracker.run_id,
         mlflow_experiment_id=tracker.experiment_id,
@@ -334,12 +334,6 @@ def _result(
 def _spent_flops(spec: RunSpec, begun_at: int) -> float:
     tokens = (spec.steps - begun_at) * spec.batch_size * spec.context_length
     return training_flops(spec.model, spec.context_length, tokens)
-
-
-def _peak_memory(device: torch.device) -> float:
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
 
 def _artifacts(job: TrainJob, module: TrainingModule, share: Share) -> list[Path]:
