@@ -1,8 +1,8 @@
 """The tables of a run: speed by shape, errors, decode step, and what was met of the targets.
 
-    python -m benchmarks.mlstm_report run.json --again later.json --note "At revision ..." --json page.json --markdown page.md
+    python -m benchmarks.mlstm_report run.json --again later.json --json page.json --markdown page.md
 
-makes a page of files that `benchmarks.mlstm_kernels` wrote, without what was not measured in them.
+makes a page of what `benchmarks.mlstm_kernels` wrote, without the rows of what was not measured.
 """
 
 import argparse
@@ -24,8 +24,8 @@ SPEED_NOTE = """TFLOP/s of the chunkwise form at chunks of 64, GB/s of the compu
 for every mLSTM, whatever it does beside. "Both" is forward and backward."""
 ERROR_NOTE = """Relative, in the 2-norm, from the same rounded inputs, each against the gradient that it
 means to compute: the peers hold the normaliser constant, ours does not."""
-CORRECT_NOTE = f"""A peer is correct, here, if none of its errors at S = {cases.ACCURACY.length:,} reaches {CORRECT};
-those at S = {cases.ACCURACY_LONG.length:,} do not count against it."""
+CORRECT_NOTE = f"""A peer counts as correct if none of its errors at S = {cases.ACCURACY.length:,} reaches
+{CORRECT}, whatever they are at S = {cases.ACCURACY_LONG.length:,}."""
 NOT_MEASURED = ("ModuleNotFoundError", "not run", "no answer")
 
 

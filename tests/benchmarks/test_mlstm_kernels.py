@@ -12,6 +12,7 @@ from benchmarks import mlstm_cases as cases
 from benchmarks import mlstm_decode as decode
 from benchmarks import mlstm_kernels as harness
 from benchmarks import mlstm_measure as measure
+from benchmarks import mlstm_report as report
 from benchmarks.mlstm_report import markdown
 from benchmarks.mlstm_targets import targets
 
@@ -205,6 +206,7 @@ def test_targets_compare_with_the_best_correct_peer() -> None:
     forward = verdict(rows, f"forward, {shape}", "fastest")
     assert forward.met
     assert forward.measured.startswith("3.00x (xl-chunk")
+    assert "none of its errors at S = 1,024 reaches\n0.05" in markdown(result(rows))
     assert verdict(rows, f"forward + backward, {shape}", "at most 4.5").met
     rows[0] = speed("ours", shape, 1.3, 5.5)
     assert not verdict(rows, f"forward, {shape}", "fastest").met
@@ -254,3 +256,33 @@ def test_markdown_shows_failures_and_every_table() -> None:
     assert "| **ours** | float32 | 8 | 17.00 |" in text
     assert "5.0e-03" in text
     assert "## Targets" in text
+
+
+def test_a_page_of_two_runs(tmp_path: Path) -> None:
+    shape = "4h-64/128-S8192"
+    copy = {"kind": "bandwidth", "contender": "copy", "bytes_per_s": 4e12}
+    missing = speed("simple-gla", shape, 1, 2) | {"error": "ModuleNotFoundError: No module named 'fla'"}
+    crashed = speed("limit-chunk", shape, 1, 2) | {"error": "process killed by signal 6: x"}
+    accurate = {"kind": "decode-errors", "contender": "step", "errors": {"h": 1.7e-3, "C": 4.3e-8}}
+    step = {"kind": "decode", "contender": "step", "batch": 1, "us": 4.5}
+    first = result([copy, speed("ours", shape, 0.5, 1.5), missing, crashed, step, accurate])
+    late = errors("ours", 0.1) | {"error": "not run: time limit"}
+    second = result([copy, speed("ours-recorded", shape, 0.24, 0.75), late])
+    for name, content in (("first.json", first), ("second.json", second)):
+        (tmp_path / name).write_text(json.dumps(content))
+    page = [str(tmp_path / name) for name in ("page.json", "page.md")]
+    report.main([
+        str(tmp_path / "first.json"), "--again", str(tmp_path / "second.json"), "--note", "At revision x.",
+        "--again-note", "A day later.", "--json", page[0], "--markdown", page[1],
+    ])  # fmt: skip
+    text = Path(page[1]).read_text()
+    assert text == markdown(json.loads(Path(page[0]).read_text()))
+    before, after = text.split("# Measured again")
+    assert "At revision x." in before
+    assert "A day later." in after
+    assert "fla" not in text
+    assert "killed by signal 6" in before
+    assert "float32 state: h 1.7e-03, C 4.3e-08" in before
+    assert f"| forward, {shape} | at most 0.25 ms | 0.500 ms | **no** |" in before
+    assert f"| forward, {shape}, in a CUDA graph | at most 0.25 ms | 0.240 ms | yes |" in after
+    assert "Errors against float64" not in after
