@@ -67,6 +67,7 @@ def _of_runs(view: View) -> Iterator[tuple[Flag, str]]:
         yield Flag(code="failed-runs", severity="warning", message=message), ""
     yield from ((flag, "") for flag in _repeated_data(view))
     yield from ((flag, "") for flag in _extrapolated(view))
+    yield from _missed(view)
 
 
 def _repeated_data(view: View) -> Iterator[Flag]:
@@ -81,6 +82,20 @@ def _repeated_data(view: View) -> Iterator[Flag]:
             f" {numbers.count(most['N'])} parameters): repeated tokens teach less, a larger corpus cures it"
         )
         yield Flag(code="repeated-data", severity=severity, message=message)
+
+
+def _missed(view: View) -> Iterator[tuple[Flag, str]]:
+    """Answers beyond the trained budgets rest on laws that hold-out runs have put to the test."""
+    for outcome in view.predicted:
+        if outcome.inside is False and outcome.observed is not None:
+            made = outcome.prediction
+            span = numbers.span(made.loss, numbers.loss)
+            message = (
+                f"the hold-out run at {numbers.flops(made.train_flops)} FLOPs came out at"
+                f" {numbers.loss(outcome.observed)}, not in {span} as predicted:"
+                " intervals beyond the trained budgets are too narrow"
+            )
+            yield Flag(code="missed-prediction", severity="error", message=message), arch_label(made.arch)
 
 
 def _extrapolated(view: View) -> Iterator[Flag]:

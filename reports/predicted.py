@@ -1,6 +1,8 @@
 """Hold-out runs in the report: what was said before each was trained, and what came of it."""
 
+from collections.abc import Iterator
 from datetime import datetime
+from itertools import combinations
 
 from reports import numbers
 from reports.cells import Cell, Table, estimate, left, number, right, yes
@@ -47,7 +49,11 @@ def predicted_runs(view: View) -> Table:
 
 
 def verdicts(view: View) -> list[str]:
-    """The outcome of each hold-out run in a sentence."""
+    """The outcome of each hold-out run in a sentence, and by what two architectures differ."""
+    return [*_each(view), *_between(view)]
+
+
+def _each(view: View) -> list[str]:
     said = []
     for outcome in view.predicted:
         if outcome.observed is None or outcome.miss is None:
@@ -62,6 +68,23 @@ def verdicts(view: View) -> list[str]:
             f" {numbers.fixed(100 * outcome.miss, 2)}% off{inside}."
         )
     return said
+
+
+def _between(view: View) -> Iterator[str]:
+    """Where two runs of one budget and context length are finished: their own sizes, not the best ones."""
+    done = [(o.prediction, o.observed) for o in view.predicted if o.observed is not None]
+    for (one, found), (other, beside) in combinations(done, 2):
+        if (one.context_length, one.budget) != (other.context_length, other.budget) or one.arch == other.arch:
+            continue
+        names = [group_cells(view, p.arch, p.context_length)[0].text for p in (one, other)]
+        yield (
+            f"Between them: the {names[0]} was predicted {_signed(one.loss.value - other.loss.value)} nats"
+            f" against the {names[1]}, and came out at {_signed(found - beside)}."
+        )
+
+
+def _signed(difference: float) -> str:
+    return f"{difference:+.3f}"
 
 
 def _why(outcome: Outcome) -> str:

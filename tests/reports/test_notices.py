@@ -8,6 +8,7 @@ from reports.notices import notices
 from reports.view import make_view
 from sweeps.laws.types import Analysis, Flag
 from tests.reports import synthetic
+from tests.reports.test_predicted import FINISHED, OPEN
 
 
 def told(runs: pl.DataFrame, analysis: Analysis) -> dict[str, tuple[str, ...]]:
@@ -59,6 +60,22 @@ def test_extrapolation_names_the_targets():
     assert said["extrapolation"] == (
         "Answers at 1.0e13 FLOPs lie beyond the largest budget that was trained (1.0e12).",
     )
+
+
+def test_a_hold_out_run_outside_of_its_interval_is_an_error(runs: pl.DataFrame, analysis: Analysis):
+    missed = replace(FINISHED, observed=1.6)
+    for outcomes, expected in (
+        ((FINISHED, OPEN), ()),
+        ((FINISHED, missed), ("Transformer: the hold-out run",)),
+    ):
+        view = make_view(runs, analysis, synthetic.provenance(), None, outcomes)
+        found = [notice for notice in notices(view) if notice.code == "missed-hold-out"]
+        assert len(found) == len(expected)
+        for notice, start in zip(found, expected, strict=True):
+            (message,) = notice.messages
+            assert notice.severity == "error"
+            assert message.startswith(start)
+            assert "1.600, not in 1.450 to 1.550" in message
 
 
 def test_a_clean_sweep_has_no_notices():

@@ -70,6 +70,21 @@ def test_the_verdict_is_a_sentence(runs: pl.DataFrame, analysis: Analysis) -> No
     ]
 
 
+def test_two_architectures_at_one_budget_are_held_against_each_other(
+    runs: pl.DataFrame, analysis: Analysis
+) -> None:
+    other = replace(SAID, arch="mlstm", loss=Estimate(value=1.9, low=1.8, high=2.0))
+    elsewhere = replace(other, budget=6e12)
+    view = view_of(
+        runs, analysis, FINISHED, replace(FINISHED, prediction=other, observed=1.7),
+        replace(FINISHED, prediction=elsewhere, observed=1.6), replace(OPEN, prediction=other),
+    )  # fmt: skip
+    assert verdicts(view)[-1] == (
+        "Between them: the Transformer was predicted -0.400 nats against the mLSTM, and came out at -0.170."
+    )
+    assert sum("Between them" in sentence for sentence in verdicts(view)) == 1
+
+
 def test_the_page_shows_them_and_goes_without(runs: pl.DataFrame, analysis: Analysis, page: str) -> None:
     shown = render(runs, analysis, synthetic.provenance(), predicted=(FINISHED,))
     assert "was predicted, 1.530 came out" in shown
