@@ -110,13 +110,15 @@ def _facts(analysis: InferenceAnalysis, provenance: Provenance) -> Mapping[str, 
     table, limits = analysis.table, analysis.limits
     finished = table.filter(pl.col("status") == "finished")
     decodes = [str(name) for name in finished["decode"].drop_nulls().unique().sort()]
+    measured_with = [f"torch {version}" for version in finished["torch"].drop_nulls().unique().sort()]
     facts = {
         "Source": provenance.source,
         "Device": provenance.device or "not known",
         "Points": f"{finished.height} of {table.height} measured",
         "Storage": _storage(table),
         "Decoding": ", ".join(decodes),
-        "Versions": ", ".join(f"{name} {version}" for name, version in provenance.versions.items()),
+        "Measured with": ", ".join(measured_with),
+        "Fitted with": ", ".join(f"{name} {version}" for name, version in provenance.versions.items()),
         "Revision": provenance.git_revision or "",
         "Make it again": provenance.regenerate or "",
     }

@@ -48,7 +48,8 @@ def rates(analysis: InferenceAnalysis) -> Table:
         key="rates",
         caption=(
             "The runtime models: a time is the sum of each work over its rate, and of the overheads. Share:"
-            " of the predicted time, median over the points."
+            " of the predicted time, median over the points. Works that grow together share their time as fits"
+            " best: a rate may be none of the device."
         ),
         columns=(*left("Architecture", "Time", "Work"), *right("Rate or time", "interval", "Share")),
         rows=tuple(rows),
@@ -154,7 +155,7 @@ def measurements(analysis: InferenceAnalysis) -> Table:
             integer(row["batch_size"]),
             number(row["ttft_s"], seconds),
             number(row["step_time_s"], seconds),
-            number(_spread(row["step_time_spread"]), lambda v: f"{v:.0f} %"),
+            number(_spread(row["step_time_spread"]), lambda v: f"{v:.1f} %"),
             number(row["memory_bytes"], numbers.size),
             Cell(row["error"] or "", mark="bad" if row["error"] else ""),
         )

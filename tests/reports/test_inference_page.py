@@ -93,6 +93,15 @@ def test_without_laws_the_page_says_why_and_has_no_costs(analysis: InferenceAnal
     assert "decodes a token" in sentences(bare)[0]
 
 
+def test_versions_are_those_of_the_measurement_and_of_the_fit(analysis: InferenceAnalysis) -> None:
+    table = analysis.table.with_columns(torch=pl.lit("2.11.0"), step_time_spread=pl.lit(0.0021))
+    made = Provenance(sweep="s", created_at="2026-01-02", source="a table", versions={"torch": "2.13.0+cpu"})
+    page = render(analyse(table, resamples=10), made)
+    found = re.findall(r"<dt>(\w+ with)</dt>\s*<dd[^>]*>([^<]*)</dd>", page)
+    assert found == [("Measured with", "torch 2.11.0"), ("Fitted with", "torch 2.13.0+cpu")]
+    assert "0.2 %" in page
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(60.2e-6, "60.2 µs"), (5.13e-3, "5.13 ms"), (1.2, "1.2 s"), (3e-8, "30 ns")]
 )
