@@ -111,7 +111,10 @@ class Run:
         if left <= 0:
             return {"error": "not run: time limit"}
         worker = self.workers.setdefault(name or request["contender"], Worker(self.options.device))
-        return worker.ask(request, min(ANSWER_S, left))
+        answer = worker.ask(request, min(ANSWER_S, left))
+        if left < ANSWER_S and answer.get("error", "").startswith("no answer"):
+            answer["error"] += ", all that the time limit left"
+        return answer
 
     def measure(self, request: Row) -> None:
         row = request | self.ask(request)

@@ -26,7 +26,8 @@ ERROR_NOTE = """Relative, in the 2-norm, from the same rounded inputs, each agai
 means to compute: the peers hold the normaliser constant, ours does not."""
 CORRECT_NOTE = f"""A peer counts as correct if none of its errors at S = {cases.ACCURACY.length:,} reaches
 {CORRECT}, whatever they are at S = {cases.ACCURACY_LONG.length:,}."""
-NOT_MEASURED = ("ModuleNotFoundError", "not run", "no answer")
+NOT_MEASURED = ("ModuleNotFoundError", "time limit")
+"""What the error of a row says whose contender had no chance. One that crashed or hung stays."""
 
 
 def markdown(result: Row) -> str:
@@ -39,7 +40,7 @@ def markdown(result: Row) -> str:
 
 def measured(result: Row) -> Row:
     """Without the rows of contenders that could not be imported or that the time did not suffice for."""
-    kept = [row for row in result["rows"] if not row.get("error", "").startswith(NOT_MEASURED)]
+    kept = [row for row in result["rows"] if not any(part in row.get("error", "") for part in NOT_MEASURED)]
     return result | {"rows": kept}
 
 

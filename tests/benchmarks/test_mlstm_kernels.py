@@ -182,10 +182,21 @@ def _start(worker: harness.Worker, program: str) -> Any:
     return worker._process
 
 
-def test_rows_after_the_time_limit_say_so() -> None:
-    run = harness.Run(harness.parse(["--quick", "--time-limit", "0"]))
-    run.measure({"kind": "bandwidth", "contender": "copy", "size": 1})
-    assert run.rows[0]["error"] == "not run: time limit"
+@on_cpu
+def test_what_the_time_limit_cuts_off_says_so_and_what_hangs_is_another_thing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(harness.Worker, "_start", lambda self: _start(self, "import time; time.sleep(600)"))
+    rows = []
+    for limit, answer_s in (("0", 120), ("0.5", 120), ("60", 0.5)):
+        monkeypatch.setattr(harness, "ANSWER_S", answer_s)
+        run = harness.Run(harness.parse(["--quick", "--time-limit", limit]))
+        run.measure({"kind": "bandwidth", "contender": "copy", "size": 1})
+        run.close()
+        rows += run.rows
+    assert rows[0]["error"] == "not run: time limit"
+    assert rows[1]["error"].endswith("the time limit left")
+    assert report.measured(result(rows))["rows"] == [rows[2]]
 
 
 def verdict(rows: list[dict[str, Any]], start: str, goal: str = "") -> Any:
