@@ -48,8 +48,8 @@ def rates(analysis: InferenceAnalysis) -> Table:
         key="rates",
         caption=(
             "The runtime models: a time is the sum of each work over its rate, and of the overheads. Share:"
-            " of the predicted time, median over the points. Works that grow together share their time as fits"
-            " best: a rate may be none of the device."
+            " of the predicted time, median over the points. Works that grow together share their time as"
+            " fits best: a rate may be none of the device."
         ),
         columns=(*left("Architecture", "Time", "Work"), *right("Rate or time", "interval", "Share")),
         rows=tuple(rows),
