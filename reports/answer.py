@@ -7,6 +7,7 @@ from reports import numbers
 from reports.palette import arch_label
 from reports.view import View, best_optimum, same
 from sweeps.laws.types import Comparison, Estimate, GroupAnalysis, OptimumPrediction
+from sweeps.predicted import Outcome
 
 Standing = Literal["decided", "undecided", "single", "none"]
 
@@ -39,6 +40,8 @@ class Verdict:
     sentences: tuple[str, ...]
     """How far apart, how sure, and whether it is extrapolated."""
     extrapolated: bool
+    missed: bool
+    """Extrapolated by laws that a hold-out run has left."""
     recommendations: tuple[Recommendation, ...]
 
 
@@ -72,13 +75,16 @@ def verdict(view: View, context_length: int, budget: float) -> Verdict:
     winner = _winner(comparisons)
     standing, claim = _claim(optima, comparisons, winner, [group for group, o in found if o is None])
     sentences = [compare(c, view.loss_unit) for c in comparisons]
+    extrapolated = extrapolation(_extrapolation(groups, budget)) is not None
+    missed = view.missed(context_length) if extrapolated else []
     return Verdict(
         context_length=context_length,
         budget=budget,
         standing=standing,
         claim=claim,
-        sentences=(*sentences, *_caveats(found, budget)),
-        extrapolated=extrapolation(_extrapolation(view.at_context(context_length), budget)) is not None,
+        sentences=(*sentences, *_caveats(found, budget), *_misses(missed)),
+        extrapolated=extrapolated,
+        missed=bool(missed),
         recommendations=tuple(_recommend(view, group, o, group.arch == winner) for group, o in optima),
     )
 
@@ -252,6 +258,18 @@ def _caveats(found: list[tuple[GroupAnalysis, OptimumPrediction | None]], budget
     if silent and len(silent) < len(found):
         lines.append(f"The runs support no prediction for {_the(silent)} at this budget.")
     return lines
+
+
+def _misses(missed: list[Outcome]) -> list[str]:
+    if not missed:
+        return []
+    labels = [f"the {arch_label(outcome.prediction.arch)}'s" for outcome in missed]
+    budget = numbers.flops(missed[0].prediction.budget)
+    runs, its = ("hold-out run", "its") if len(missed) == 1 else ("hold-out runs", "their")
+    return [
+        f"Do not rely on it: {_listed(labels)} {runs} at {budget} FLOPs left {its} predicted"
+        f" interval{'s' if len(missed) > 1 else ''}, so that those given here are too narrow."
+    ]
 
 
 def _extrapolation(groups: list[GroupAnalysis], budget: float) -> float:

@@ -86,16 +86,15 @@ def _repeated_data(view: View) -> Iterator[Flag]:
 
 def _missed(view: View) -> Iterator[tuple[Flag, str]]:
     """Answers beyond the trained budgets rest on laws that hold-out runs have put to the test."""
-    for outcome in view.predicted:
-        if outcome.inside is False and outcome.observed is not None:
-            made = outcome.prediction
-            span = numbers.span(made.loss, numbers.loss)
-            message = (
-                f"the hold-out run at {numbers.flops(made.train_flops)} FLOPs came out at"
-                f" {numbers.loss(outcome.observed)}, not in {span} as predicted:"
-                " intervals beyond the trained budgets are too narrow"
-            )
-            yield Flag(code="missed-prediction", severity="error", message=message), arch_label(made.arch)
+    contexts = dict.fromkeys(outcome.prediction.context_length for outcome in view.predicted)
+    for outcome in (outcome for context in contexts for outcome in view.missed(context)):
+        made, span = outcome.prediction, numbers.span(outcome.prediction.loss, numbers.loss)
+        message = (
+            f"the hold-out run at {numbers.flops(made.train_flops)} FLOPs came out at"
+            f" {numbers.loss(outcome.observed)}, not in {span} as predicted:"
+            " intervals beyond the trained budgets are too narrow"
+        )
+        yield Flag(code="missed-prediction", severity="error", message=message), arch_label(made.arch)
 
 
 def _extrapolated(view: View) -> Iterator[Flag]:

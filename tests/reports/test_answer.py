@@ -10,6 +10,7 @@ from reports.answer import answer, compare, decided, verdict
 from reports.view import make_view
 from sweeps.laws.types import Analysis, Comparison, Estimate
 from tests.reports import synthetic
+from tests.reports.test_predicted import FINISHED, OPEN, SAID
 
 
 def a_comparison(value: float, low: float, high: float, *, decided: bool) -> Comparison:
@@ -100,6 +101,18 @@ def test_extrapolated_answers_say_so_in_the_headline_and_below():
         "At 1.0e12 FLOPs, the Transformer beats the mLSTM (Transformer: 44.9 k parameters on 3.71 M tokens;"
         " mLSTM: 35.4 k parameters on 4.71 M tokens).",
     )
+
+
+def test_extrapolated_answers_say_that_a_hold_out_run_was_missed():
+    table = synthetic.run_table()
+    there, here = synthetic.analysis(table, targets=(1e13,)), synthetic.analysis(table)
+    context = there.groups[0].context_length
+    missed = replace(FINISHED, prediction=replace(SAID, context_length=context), observed=1.6)
+    for analysed, outcome, said in ((there, missed, True), (here, missed, False), (there, OPEN, False)):
+        view = make_view(table, analysed, synthetic.provenance(), None, (outcome,))
+        (first,) = answer(view).verdicts
+        assert first.missed == said
+        assert any(s.startswith("Do not rely on it: the Transformer's") for s in first.sentences) == said
 
 
 def test_one_architecture_without_comparison(analysis: Analysis):
