@@ -260,6 +260,8 @@ def test_a_larger_micro_batch_is_foretold_more_memory_and_the_largest_that_fits_
         assert fitting_micro_batch(run, execution, 0.999 * needs[8] / FILL) == 4
         assert fitting_micro_batch(run, execution, needs[2] / FILL) == 2
         assert fitting_micro_batch(run, execution, 1.0) == 1
+    recorded = replace(PLAIN, cuda_graph=True)
+    assert predicted_bytes(run, 8, recorded) > predicted_bytes(run, 8, PLAIN)  # room for an evaluation
     less = replace(PLAIN, checkpoint_blocks=True)
     assert predicted_bytes(run, 8, less) < predicted_bytes(run, 8, PLAIN)
 

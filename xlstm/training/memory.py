@@ -34,7 +34,12 @@ def predicted_bytes(spec: RunSpec, sequences: int, execution: Execution, shards:
         activations = config.num_blocks * 4 * config.d_model + block
     else:
         activations = config.num_blocks * block
-    return CONTEXT_BYTES + weights + tokens * activations + _loss_bytes(config, tokens, spec, execution)
+    held = weights + tokens * activations + _loss_bytes(config, tokens, spec, execution)
+    if (
+        execution.cuda_graph
+    ):  # what a recording holds serves nobody else: an evaluation needs memory of its own
+        held += tokens * block + _logits_bytes(config, tokens, spec, execution)
+    return CONTEXT_BYTES + held
 
 
 def _block_bytes(config: ModelConfig, execution: Execution) -> float:
@@ -52,11 +57,22 @@ def _block_bytes(config: ModelConfig, execution: Execution) -> float:
 
 
 def _loss_bytes(config: ModelConfig, tokens: int, spec: RunSpec, execution: Execution) -> float:
-    V, d = config.vocab_size, config.d_model
-    width = 2 if spec.precision == "bf16" else 4
+    logits = _logits_bytes(config, tokens, spec, execution)
     if not execution.fused_loss:
-        return tokens * V * (width + 8.0)
-    return 2.0 * min(tokens * V * width, LOSS_CHUNK_BYTES) + 8 * V * d + tokens * d * (4 + width)
+        return logits
+    V, d, width = config.vocab_size, config.d_model, _width(spec)
+    return logits + 8 * V * d + tokens * d * (4 + width)
+
+
+def _logits_bytes(config: ModelConfig, tokens: int, spec: RunSpec, execution: Execution) -> float:
+    logits = tokens * config.vocab_size
+    if not execution.fused_loss:
+        return logits * (_width(spec) + 8.0)
+    return 2.0 * min(logits * _width(spec), LOSS_CHUNK_BYTES)
+
+
+def _width(spec: RunSpec) -> int:
+    return 2 if spec.precision == "bf16" else 4
 
 
 def fitting_micro_batch(
