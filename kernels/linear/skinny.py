@@ -2,7 +2,7 @@
 
 A step of one sequence reads every weight once and computes next to nothing: what it costs beyond that is the
 number of its kernels. So the norm before a map, SwiGLU or the residual after it, and the gates beside it go
-into the kernel of the map (`skinny_linear`). More sequences take the library's products, which read the
+into the kernel of the map (`skinny_linear`). Many sequences take the library's products, which read the
 matrix once for all, and the same parts around them are one kernel each (`add_norm`, `swiglu`,
 `rotate_pairs`).
 
@@ -19,6 +19,9 @@ from kernels.backends import choose_backend
 
 MOST_FEW = 65_535
 """Vectors of `skinny_linear`: CUDA's limit to the second dimension of a grid."""
+
+ALONE = 2
+"""Vectors up to which each reads the weights for itself, from the cache of the chip all but the first."""
 
 
 def skinny_linear(
@@ -48,10 +51,12 @@ def skinny_linear(
         raise ValueError(f"x has {len(x)} vectors: at most {MOST_FEW}, a product takes more")
     if choose_backend(backend, x.device) == "reference":
         return _reference(x, weight, norm_weight, norm_eps, gate_weight, gate_bias, glu, residual)
+    from kernels.linear.several_triton import launch_several
     from kernels.linear.skinny_triton import launch_linear
 
+    launch = launch_linear if len(x) <= ALONE or x.dtype != weight.dtype else launch_several
     with _on(x):
-        return launch_linear(x, weight, norm_weight, norm_eps, gate_weight, gate_bias, glu, residual)
+        return launch(x, weight, norm_weight, norm_eps, gate_weight, gate_bias, glu, residual)
 
 
 def add_norm(
