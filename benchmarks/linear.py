@@ -1,10 +1,11 @@
 """The maps of a decode step on a GPU: bytes of weights a second, ours and the library's, by shape and tile.
 
-    python -m benchmarks.linear --json linear.json [--batches 1 64]
+    python -m benchmarks.linear --json linear.json [--batches 1 4 8 64]
 
 bfloat16, the four maps of an mLSTM block and the head, replayed from a CUDA graph over copies that together
 do not fit the chip's cache. Of one sequence with the norm before and SwiGLU after, and tiles other than the
-default beside it; of a batch the library's alone, with SwiGLU.
+default beside it; of up to 8 ours beside the library's, with norm and SwiGLU both, in kernels of their own
+around the library's; of more the library's alone, with SwiGLU.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.linear import skinny_linear, skinny_triton, swiglu
+from kernels.linear import add_norm, skinny_linear, skinny_triton, swiglu
 from xlstm.generation.graphs import StepGraph
 from xlstm.timing.measure import device_limits, device_name, seconds
 
@@ -30,12 +31,18 @@ SHAPES = {
     "up 1.4B": (2048, 5504, True, True),
     "down 1.4B": (5504, 2048, False, False),
     "head 1.4B": (2048, 50304, True, False),
+    "qkvo 400M": (1024, 3072, True, False),
+    "out 400M": (1024, 1024, False, False),
+    "up 400M": (1024, 2752, True, True),
+    "down 400M": (2752, 1024, False, False),
     "up 160M": (768, 2112, True, True),
 }
 """Width in, width out, a norm before, SwiGLU after."""
 TILES = ((8192, 4), (4096, 4), (16384, 8))
 """Elements of the weight a program, and its warps; the first is the default."""
-OUT_OF_CACHE = 400e6
+SEVERAL = 8
+"""Sequences up to which ours is measured."""
+OUT_OF_CACHE, EPS = 400e6, 1e-6
 REPEATS, REPLAYS = 3, 5
 
 
@@ -65,7 +72,7 @@ def main() -> None:
 
 
 def measure(name: str, batch: int, device: torch.device) -> Iterator[dict[str, Any]]:
-    """The library's product, and of one sequence ours with every tile."""
+    """The library's product and ours: of one sequence with every tile, of several with what is around."""
     width, rows, norm, glu = SHAPES[name]
     made = rows * (2 if glu else 1) * width * 2
     copies = max(2, math.ceil(OUT_OF_CACHE / made))
@@ -84,6 +91,16 @@ def measure(name: str, batch: int, device: torch.device) -> Iterator[dict[str, A
             said = f"ours, {tile[0]} elements, {tile[1]} warps"
             with _set(skinny_triton, tiled, tile):
                 yield timed(said, lambda w: skinny_linear(x, w, norm_weight=gain, glu=glu)[0])
+        return
+    if batch <= SEVERAL:
+
+        def products(w: Tensor) -> Tensor:
+            normed = x if gain is None else add_norm(x, None, gain, EPS)[1]
+            return swiglu(F.linear(normed, w)) if glu else F.linear(normed, w)
+
+        yield timed("library, map alone", lambda w: F.linear(x, w))
+        yield timed("library, with what is around", products)
+        yield timed("ours", lambda w: skinny_linear(x, w, norm_weight=gain, norm_eps=EPS, glu=glu)[0])
         return
     yield timed("library", lambda w: swiglu(F.linear(x, w)) if glu else F.linear(x, w))
 

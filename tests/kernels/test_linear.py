@@ -12,6 +12,7 @@ from kernels.linear import (
     add_norm,
     read_out,
     rotate_pairs,
+    several_triton,
     skinny_linear,
     skinny_triton,
     swiglu,
@@ -19,8 +20,8 @@ from kernels.linear import (
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BACKENDS = ["reference", "triton"]
-SHAPES = [(1, 16, 8), (1, 96, 40), (2, 100, 33), (3, 64, 130)]
-"""B, K, N: tails of both."""
+SHAPES = [(1, 16, 8), (1, 96, 40), (2, 100, 33), (3, 64, 130), (4, 8, 20), (5, 100, 33), (11, 96, 40)]
+"""B, K, N: tails of all three. From 3 vectors on by tensor cores, 4 or 8 at a time."""
 EPS = 1e-6
 WIDEST, MANY_TOKENS = 65_535, 65_600
 """CUDA's limit to the second and third dimension of a grid, and more tokens than that."""
@@ -70,8 +71,9 @@ def test_a_map_is_what_stands_around_it_in_float64(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bias", [False, True])
-def test_gates_come_from_the_same_normed_vector(backend: str, bias: bool) -> None:
-    x, weight, gain = normal(2, 48), normal(20, 48, seed=1), normal(48, seed=2) + 2
+@pytest.mark.parametrize("batch", [2, 5])
+def test_gates_come_from_the_same_normed_vector(backend: str, bias: bool, batch: int) -> None:
+    x, weight, gain = normal(batch, 48), normal(20, 48, seed=1), normal(48, seed=2) + 2
     gate_weight, gate_bias = normal(6, 48, seed=3), normal(6, seed=4)
     found, gates = skinny_linear(
         x.float(),
@@ -88,14 +90,61 @@ def test_gates_come_from_the_same_normed_vector(backend: str, bias: bool) -> Non
     assert_close(gates, F.linear(normed, gate_weight, gate_bias if bias else None))
 
 
+@pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("glu", [False, True])
-def test_bfloat16_rounds_where_the_layers_round(glu: bool) -> None:
-    x, weight = normal(1, 512, dtype=torch.bfloat16), normal(64, 512, seed=1, dtype=torch.bfloat16) / 16
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_of_several_in_pieces(
+    monkeypatch: pytest.MonkeyPatch, norm: bool, glu: bool, dtype: torch.dtype
+) -> None:
+    """Rows longer than a program holds, in two and three; a norm of such is a kernel of its own."""
+    monkeypatch.setattr(several_triton, "CHUNK_BYTES", 256)
+    monkeypatch.setattr(several_triton, "WARP_BYTES", 128)
+    for width in (100, 150) if dtype == torch.float32 else (200, 300):
+        x, weight = normal(5, width, dtype=dtype), normal(40, width, seed=1, dtype=dtype) / 10
+        options = {
+            "norm_weight": normal(width, seed=2, dtype=dtype) + 2 if norm else None,
+            "gate_weight": normal(6, width, seed=3, dtype=torch.float32) / 10,
+            "gate_bias": normal(6, seed=4, dtype=torch.float32),
+            "glu": glu,
+            "residual": normal(5, 20 if glu else 40, seed=5, dtype=dtype),
+        }
+        found = skinny_linear(x, weight, backend="triton", **options)
+        wanted = skinny_linear(x, weight, backend="reference", **options)
+        rounded = 2**-7 if DEVICE == "cuda" else 4e-2
+        for one, other in zip(found, wanted, strict=True):
+            assert_close(one, other, 1e-5 if dtype == torch.float32 else rounded)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("batch", [3, 8])
+def test_a_vectors_result_depends_on_no_other(dtype: torch.dtype, batch: int) -> None:
+    """Bit for bit: in another place, and beside others."""
+    x, weight = normal(batch, 96, dtype=dtype), normal(80, 96, seed=1, dtype=dtype) / 10
+    options = {
+        "norm_weight": normal(96, seed=2, dtype=dtype) + 2,
+        "gate_weight": normal(6, 96, seed=3, dtype=torch.float32),
+        "glu": True,
+        "backend": "triton",
+    }
+    found = skinny_linear(x, weight, **options)
+    turned = skinny_linear(x.flip(0), weight, **options)
+    other = normal(batch, 96, seed=6, dtype=dtype)
+    other[1] = x[1]
+    beside = skinny_linear(other, weight, **options)
+    for one, two, three in zip(found, turned, beside, strict=True):
+        assert torch.equal(one.flip(0), two)
+        assert torch.equal(one[1], three[1])
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("glu", [False, True])
+def test_bfloat16_rounds_where_the_layers_round(glu: bool, batch: int) -> None:
+    x, weight = normal(batch, 512, dtype=torch.bfloat16), normal(64, 512, seed=1, dtype=torch.bfloat16) / 16
     gain = normal(512, seed=2, dtype=torch.bfloat16) + 2
     options = {
         "norm_weight": gain,
         "glu": glu,
-        "residual": normal(1, 32 if glu else 64, dtype=torch.bfloat16),
+        "residual": normal(batch, 32 if glu else 64, dtype=torch.bfloat16),
     }
     found, _ = skinny_linear(x, weight, backend="triton", **options)
     wanted, _ = skinny_linear(x, weight, backend="reference", **options)

@@ -17,6 +17,7 @@ from xlstm.generation import (
     footprint,
     generate,
     inference_model,
+    packed,
     random_model,
 )
 
@@ -53,9 +54,12 @@ def test_the_captured_step_is_the_full_forward(config: ModelConfig, batch: int) 
 
 
 @pytest.mark.parametrize("arch", ["mlstm", "transformer"])
-@pytest.mark.parametrize("batch", [1, 5])
-def test_dependent_launches_change_nothing(monkeypatch: pytest.MonkeyPatch, arch: str, batch: int) -> None:
+@pytest.mark.parametrize(("batch", "few"), [(1, 1), (5, 2), (4, 8), (5, 8)])
+def test_dependent_launches_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, arch: str, batch: int, few: int
+) -> None:
     """Every sum has its order, so a kernel that read what was not yet written shows in the bits."""
+    monkeypatch.setattr(packed, "FEW", few)
     make = mlstm_config if arch == "mlstm" else transformer_config
     config = make(vocab_size=5000, d_model=1024, num_blocks=6, num_heads=4)
     model = random_model(config, device="cuda")
@@ -69,6 +73,25 @@ def test_dependent_launches_change_nothing(monkeypatch: pytest.MonkeyPatch, arch
         found.append((texts, session.logits.clone(), *(part.clone() for part in session.state.tensors())))
     for one, other in zip(*found, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("arch", ["mlstm", "transformer"])
+@pytest.mark.parametrize("batch", [3, 4, 8])
+def test_maps_of_several_sequences_are_the_librarys_products(
+    monkeypatch: pytest.MonkeyPatch, arch: str, batch: int
+) -> None:
+    """Up to the order of sums. bfloat16 both, so neither is closer to the truth."""
+    make = mlstm_config if arch == "mlstm" else transformer_config
+    config = make(vocab_size=5000, d_model=1024, num_blocks=3, num_heads=4)
+    model = random_model(config, device="cuda")
+    text = torch.randint(5000, (batch, 40), generator=torch.Generator().manual_seed(0))
+    found = []
+    for few in (2, 8):
+        monkeypatch.setattr(packed, "FEW", few)
+        session = Session(model, batch, 60)
+        session.prefill(text[:, :20])
+        found.append(feed(session, text[:, 20:].cuda()))
+    assert error(found[1], found[0]) < 0.02
 
 
 @pytest.mark.parametrize("config", PAIR + OTHERS, ids=lambda config: config.arch)

@@ -9,6 +9,7 @@ from torch import Tensor
 from xlstm.accounting import mlstm_config, transformer_config
 from xlstm.config import LSTMConfig, ModelConfig
 from xlstm.generation import Session, random_model
+from xlstm.generation import packed as packed_module
 from xlstm.generation.packed import PackedModel
 from xlstm.generation.packed_blocks import pack
 from xlstm.models import LanguageModel
@@ -31,9 +32,13 @@ def begun(model: LanguageModel, batch_size: int, prompt: Tensor) -> Session:
 
 
 @pytest.mark.parametrize("arch", ["mlstm", "transformer"])
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
+@pytest.mark.parametrize(("batch_size", "few"), [(1, 1), (2, 2), (5, 2), (3, 8), (8, 8)])
 @pytest.mark.parametrize("backend", ["reference", "triton"])
-def test_logits_and_state_are_those_of_the_layers(arch: str, batch_size: int, backend: str) -> None:
+def test_logits_and_state_are_those_of_the_layers(
+    monkeypatch: pytest.MonkeyPatch, arch: str, batch_size: int, few: int, backend: str
+) -> None:
+    """A step of up to `few` sequences is a chain of maps, one of more has matrix products."""
+    monkeypatch.setattr(packed_module, "FEW", few)
     if backend != "reference" and DEVICE == "cpu":
         pytest.importorskip("triton")
     model = random_model(config_of(arch), dtype=torch.float32, device=DEVICE)

@@ -1,8 +1,8 @@
 """Generation on a GPU in few kernels: the blocks of `packed_blocks`, as a step and as a prefill.
 
-The step of `LanguageModel.step` goes layer by layer, some 25 kernels a block. Here a block of one sequence is
-four maps (`kernels.linear`) and its sequence mixing; of more sequences, and of the tokens of a prefill, four
-matrix products, with norm, SwiGLU and rotation in one kernel each.
+The step of `LanguageModel.step` goes layer by layer, some 25 kernels a block. Here a block of few sequences
+is four maps (`kernels.linear`) and its sequence mixing; of more sequences, and of the tokens of a prefill,
+four matrix products, with norm, SwiGLU and rotation in one kernel each.
 
 The model's own weights become views of the packed ones: nothing is held twice.
 """
@@ -28,7 +28,7 @@ from xlstm.models.mlstm import MLSTMBlock
 from xlstm.models.transformer import TransformerBlock, rotation
 
 FEW = 2
-"""Sequences up to which each reads the weights for itself, from the cache of the chip all but the first."""
+"""Sequences up to which a step is a chain of maps (`skinny_linear`); that of more has matrix products."""
 
 
 class PackedModel:
