@@ -106,6 +106,7 @@ def test_descriptors_only_where_they_are_proven(monkeypatch: pytest.MonkeyPatch)
     """And worth it, and possible."""
     tried: list[Trial] = []
     monkeypatch.setattr(sequence_check, "LARGE", 64)
+    monkeypatch.setattr(sequence_check, "WIDE", 16)
     monkeypatch.setattr(sequence_check, "interpreted", lambda: False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     error = 1e-3
@@ -118,6 +119,11 @@ def test_descriptors_only_where_they_are_proven(monkeypatch: pytest.MonkeyPatch)
     assert not sequence_check.described(config, x[:, :1], x[:, :1], x[:, :1])
     assert not sequence_check.described(config, x, x[..., :1].expand_as(x), x)
     assert not sequence_check.described(sequence_configs.SINGLE[0], x, x, x)
+    narrow = x[..., :8]
+    assert not sequence_check.described(config, narrow, narrow, x)
+    monkeypatch.setattr(sequence_check, "WIDE", 8)
+    assert sequence_check.described(config, narrow, narrow, x)
+    monkeypatch.setattr(sequence_check, "WIDE", 16)
     assert not sequence_check.described(config, x.half(), x.half(), x.half())
     error = 1.0
     assert not sequence_check.described(config, x, x, x)
