@@ -2,8 +2,8 @@
 
 A step of one sequence reads every weight once and computes next to nothing: what it costs beyond that is the
 number of its kernels. So the norm before a map, SwiGLU or the residual after it, and the gates beside it go
-into the kernel of the map (`skinny_linear`). Many sequences take the library's products, which read the
-matrix once for all, and the same parts around them are one kernel each (`add_norm`, `swiglu`,
+into the kernel of the map (`skinny_linear`), which for several sequences uses tensor cores. Many sequences
+take the library's products, and the same parts around them are one kernel each (`add_norm`, `swiglu`,
 `rotate_pairs`).
 
 The references are the layers of the models, rounding included. No gradients: decoding needs none.
@@ -41,7 +41,7 @@ def skinny_linear(
     `weight` (N, K). In this order: RMSNorm of x by `norm_weight` (K,); the product; with `glu` the weight is
     (2 N, K), gates above, and y is silu(upper) lower; `residual` (B, N) added. `gate_weight` (G, K) and
     `gate_bias` (G,) in float32 give a second result (B, G) of the same normed x, in float32. Everything
-    contiguous.
+    contiguous. A vector's result depends on no other's.
 
     Raises:
         ValueError: shapes that do not fit, by name; more than MOST_FEW vectors.
