@@ -99,6 +99,21 @@ def _product(w, v, sums, WIDE: tl.constexpr):
     return tl.dot(w, tl.permute(v, (0, 2, 1)), sums, input_precision="ieee")
 
 
+@triton.jit
+def _here(w, WIDE: tl.constexpr):
+    """w as it is, but not before this point of the program.
+
+    The compiler would move what takes a way through shared memory as soon as it is there, some of it before
+    the rest is requested: and would wait for the weights before it waits for the vectors.
+    """
+    if WIDE:
+        return w
+    return tl.inline_asm_elementwise(
+        "mov.b32 $0, $1;", "=r,r", [w], dtype=w.dtype, is_pure=False,
+        pack=32 // w.dtype.primitive_bitwidth,
+    )  # fmt: skip
+
+
 @triton.jit(do_not_specialize=["batch"])
 def _several_kernel(
     x, weight, norm_weight, gate_weight, gate_bias, residual, y, gates,
@@ -136,7 +151,7 @@ def _several_kernel(
             left = in_rows & (ks < WIDTH - CHUNK)
             w_ahead = tl.load(place + CHUNK, mask=left, other=0.0, eviction_policy="evict_first")
         gain = ks
-        if NORM:  # behind the weights, as it takes a way through shared memory
+        if NORM:
             gain = tl.load(norm_weight + ks, mask=ks < WIDTH, other=0.0)
         if OVERLAP:
             gdc_wait()
@@ -148,12 +163,15 @@ def _several_kernel(
         there = (outs < rows)[:, None] & wanted[None, :]
         if RESIDUAL:
             kept = tl.load(residual + to, mask=there, other=0.0)
+        if OVERLAP:
+            tl.debug_barrier()  # the vectors are requested
+        w = _here(w, WIDE)
         if NORM:
-            v = _normed(v, gain, WIDTH, eps, dtype)
+            v = _normed(v, _here(gain, WIDE), WIDTH, eps, dtype)
         sums = tl.zeros([PARTS, BLOCK_N, MOST], dtype=tl.float32)
         sums = _product(w, v, sums, WIDE)
         for start in range(CHUNK, WIDTH, CHUNK):
-            w, v = w_ahead, v_ahead
+            w, v = _here(w_ahead, WIDE), v_ahead
             after = start + CHUNK
             left = in_rows & (ks < WIDTH - after)
             w_ahead = tl.load(place + after, mask=left, other=0.0, eviction_policy="evict_first")

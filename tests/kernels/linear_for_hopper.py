@@ -40,7 +40,7 @@ def about(width: int, norm: bool, glu: bool, most: int) -> dict[str, Any]:
     code = [line for line in disassemble(kernel.asm["cubin"], "-sass").splitlines() if ";" in line]
     places = {
         what: [number for number, line in enumerate(code) if what in line]
-        for what in ("ACQBULK", "LDG.E.EF.128", "HMMA")
+        for what in ("ACQBULK", "LDG.E.EF.128", "STS", "HMMA")
     }
     return {
         "registers": registers,
