@@ -23,7 +23,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernels.backends import interpreted
 from kernels.dependent import dependent
-from kernels.linear.skinny_triton import launch_add_norm
+from kernels.linear.skinny_triton import launch_add_norm, new_gates, present
 
 BLOCK_N = 16
 """Rows of the weight a program: of a tensor core's tile."""
@@ -49,29 +49,19 @@ def launch_several(
     batch, width = x.shape
     x = x.contiguous()
     block_k = max(16, triton.next_power_of_2(width))
-    gates = None
     if norm_weight is not None and block_k * x.element_size() > CHUNK_BYTES:
         # A program would not hold what it has to norm.
         _, x, gates = launch_add_norm(x, None, norm_weight, norm_eps, gate_weight, gate_bias)
-        norm_weight = gate_weight = None
+        return launch_several(x, weight, None, norm_eps, None, None, glu, residual)[0], gates
     rows = weight.shape[0] // (2 if glu else 1)
     y = torch.empty(batch, rows, dtype=x.dtype, device=x.device)
-    num_gates = 0
-    if gate_weight is not None:
-        num_gates = gate_weight.shape[0]
-        gates = torch.empty(batch, num_gates, dtype=torch.float32, device=x.device)
+    gates, num_gates = new_gates(x, gate_weight)
     chunk = min(block_k, CHUNK_BYTES // x.element_size())
     warps = max(1, chunk * x.element_size() // WARP_BYTES)
     most = 4 if batch <= 4 else 8
-    absent = x  # never read
     blocks = triton.cdiv(rows, BLOCK_N // (2 if glu else 1))
     _several_kernel[(blocks + num_gates, triton.cdiv(batch, most))](
-        x, weight,
-        absent if norm_weight is None else norm_weight,
-        absent if gate_weight is None else gate_weight,
-        absent if gate_bias is None else gate_bias,
-        absent if residual is None else residual,
-        y, y if gates is None else gates,
+        x, weight, *present(x, norm_weight, gate_weight, gate_bias, residual), y, *present(y, gates),
         batch, rows, num_gates, norm_eps,
         WIDTH=width, NORM=norm_weight is not None, GATE_BIAS=gate_bias is not None, GLU=glu,
         RESIDUAL=residual is not None,

@@ -33,6 +33,18 @@ READ_OUT = 2048
 """Logits of a program of `read_out`."""
 
 
+def new_gates(x: Tensor, gate_weight: Tensor | None) -> tuple[Tensor | None, int]:
+    """For the gates of x to be written to, and their number."""
+    if gate_weight is None:
+        return None, 0
+    return torch.empty(len(x), len(gate_weight), dtype=torch.float32, device=x.device), len(gate_weight)
+
+
+def present(absent: Tensor, *tensors: Tensor | None) -> list[Tensor]:
+    """What a kernel is given for them: for one that is not there `absent`, which is never read."""
+    return [absent if tensor is None else tensor for tensor in tensors]
+
+
 def launch_linear(
     x: Tensor,
     weight: Tensor,
@@ -47,22 +59,13 @@ def launch_linear(
     batch, width = x.shape
     rows = weight.shape[0] // (2 if glu else 1)
     y = torch.empty(batch, rows, dtype=x.dtype, device=x.device)
-    gates, num_gates = None, 0
-    if gate_weight is not None:
-        num_gates = gate_weight.shape[0]
-        gates = torch.empty(batch, num_gates, dtype=torch.float32, device=x.device)
+    gates, num_gates = new_gates(x, gate_weight)
     block_k = triton.next_power_of_2(width)
     block_n = max(1, ELEMENTS // block_k // (2 if glu else 1))
     x = x.contiguous()
-    absent = x  # never read
     blocks = triton.cdiv(rows, block_n)
     _linear_kernel[(blocks + num_gates, batch)](
-        x, weight,
-        absent if norm_weight is None else norm_weight,
-        absent if gate_weight is None else gate_weight,
-        absent if gate_bias is None else gate_bias,
-        absent if residual is None else residual,
-        y, y if gates is None else gates,
+        x, weight, *present(x, norm_weight, gate_weight, gate_bias, residual), y, *present(y, gates),
         rows, num_gates, norm_eps,
         WIDTH=width, NORM=norm_weight is not None, GATE_BIAS=gate_bias is not None, GLU=glu,
         RESIDUAL=residual is not None,
@@ -84,15 +87,11 @@ def launch_add_norm(
     x = x.contiguous()
     total = x if change is None else torch.empty_like(x)
     normed = torch.empty_like(x)
-    gates, num_gates = None, 0
-    if gate_weight is not None:
-        num_gates = gate_weight.shape[0]
-        gates = torch.empty(batch, num_gates, dtype=torch.float32, device=x.device)
+    gates, num_gates = new_gates(x, gate_weight)
     few = batch < SEVERAL
     _add_norm_kernel[(triton.cdiv(batch, 1 if few else TOKENS),)](
-        x, x if change is None else change.contiguous(), norm_weight,
-        x if gate_weight is None else gate_weight, x if gate_bias is None else gate_bias,
-        total, normed, normed if gates is None else gates, batch, num_gates, norm_eps,
+        x, x if change is None else change.contiguous(), norm_weight, *present(x, gate_weight, gate_bias),
+        total, normed, *present(normed, gates), batch, num_gates, norm_eps,
         WIDTH=width, CHANGE=change is not None, GATES=triton.next_power_of_2(num_gates) if num_gates else 0,
         GATE_BIAS=gate_bias is not None, TOKENS=1 if few else TOKENS,
         BLOCK_K=triton.next_power_of_2(width), num_warps=8 if num_gates else WARPS, **dependent(x.device),
