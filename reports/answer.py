@@ -76,7 +76,7 @@ def verdict(view: View, context_length: int, budget: float) -> Verdict:
     standing, claim = _claim(optima, comparisons, winner, [group for group, o in found if o is None])
     sentences = [compare(c, view.loss_unit) for c in comparisons]
     extrapolated = extrapolation(_extrapolation(groups, budget)) is not None
-    missed = view.missed(context_length) if extrapolated else []
+    missed = [o for o in view.missed if extrapolated and o.prediction.context_length == context_length]
     return Verdict(
         context_length=context_length,
         budget=budget,

@@ -86,8 +86,7 @@ def _repeated_data(view: View) -> Iterator[Flag]:
 
 def _missed(view: View) -> Iterator[tuple[Flag, str]]:
     """Answers beyond the trained budgets rest on laws that hold-out runs have put to the test."""
-    contexts = dict.fromkeys(outcome.prediction.context_length for outcome in view.predicted)
-    for outcome in (outcome for context in contexts for outcome in view.missed(context)):
+    for outcome in view.missed:
         made, span = outcome.prediction, numbers.span(outcome.prediction.loss, numbers.loss)
         message = (
             f"the hold-out run at {numbers.flops(made.train_flops)} FLOPs came out at"

@@ -89,10 +89,10 @@ class View:
             if c.context_length == context_length and same(c.budget, budget)
         ]
 
-    def missed(self, context_length: int) -> list[Outcome]:
+    @property
+    def missed(self) -> list[Outcome]:
         """Hold-out runs that came out outside of what was predicted."""
-        here = [o for o in self.predicted if o.prediction.context_length == context_length]
-        return [outcome for outcome in here if outcome.inside is False]
+        return [outcome for outcome in self.predicted if outcome.inside is False]
 
     def method_label(self, optimum: OptimumPrediction) -> str:
         """A method without its estimator, where that is clear enough: `Chinchilla law`."""
