@@ -105,6 +105,7 @@ def _time_training(problem: Problem, device: torch.device, budget_s: float) -> d
 
 def _time_recorded(problem: Problem, device: torch.device, budget_s: float) -> dict[str, float]:
     """A graph of the forward pass, and one of both."""
+    from xlstm.generation.graphs import StepGraph
 
     def forward() -> Tensor:
         with torch.no_grad():
@@ -114,25 +115,11 @@ def _time_recorded(problem: Problem, device: torch.device, budget_s: float) -> d
         return backward(problem, problem.forward())
 
     def replayed(work: Callable[[], Any]) -> float:
-        graph, _results = _recorded(work)
+        graph = StepGraph(work, device)
         return time_calls(lambda mark: graph.replay(), device, budget_s)[0]
 
     ahead, whole = replayed(forward), replayed(both)
     return {"ms_forward": ahead, "ms_forward_backward": whole, "ms_backward": whole - ahead}
-
-
-def _recorded(work: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """What `work` launches, and where its results lie."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            work()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        results = work()
-    return graph, results
 
 
 def _peak_memory(problem: Problem, device: torch.device) -> int | None:
