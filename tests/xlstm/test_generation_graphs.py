@@ -41,11 +41,6 @@ class _Replay:
         self._notes.append(int(self.tokens[0, 0]))
 
 
-@pytest.fixture(autouse=True)
-def no_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
-
-
 def read_all(
     kept: Noted, lengths: list[int], layout: Layout = PLAIN, fits: bool = True
 ) -> tuple[list[int], list[int]]:

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,7 +68,7 @@ class PrefillGraphs:
         """Bytes of the pool, which no other prefill can use."""
         self._most_tokens = most_tokens
         self._recent: OrderedDict[torch.Size, _Captured | None] = OrderedDict()
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool: Any = None
 
     def __call__(self, read: Read, fits: Fits, tokens: Tensor, layout: Layout) -> Tensor:
         """What `read` does: tokens (B, S) into the state, and logits (B, vocabulary), until the next call.
@@ -96,7 +97,7 @@ class PrefillGraphs:
     def forget(self) -> None:
         """Give the memory back; what comes again is captured again."""
         self._recent.clear()
-        self._pool, self.held = torch.cuda.graph_pool_handle(), 0
+        self.held = 0
 
     def _capture(self, read: Read, tokens: Tensor, layout: Layout) -> _Captured:
         if not any(self._recent.values()):  # a pool ends with the last graph that it serves
