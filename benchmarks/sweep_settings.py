@@ -102,9 +102,7 @@ def trained(name: str, folder: Path, steps: int | None) -> Row:
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         limit_val_batches=0,
     )  # fmt: skip
-    batches = Batches(
-        stream, lambda: trainer.global_step, ahead=execution.prefetch or 0, pinned=device.type == "cuda"
-    )
+    batches = Batches(stream, lambda: trainer.global_step, ahead=execution.prefetch or 0, pinned=on_gpu)
     begun = time.monotonic()
     windows = torch.from_numpy(
         validation_windows(corpus.validation, spec.context_length, spec.validation_tokens)

@@ -45,7 +45,6 @@ class Block(Protocol):
     before leaves to be added, to its own."""
 
     feed: "Feed"
-    maps: Tensor
     out: Tensor
 
     def few(self, x: Tensor, state: BlockState, positions: Any, lengths: Tensor) -> Tensor: ...

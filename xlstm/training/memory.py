@@ -35,9 +35,7 @@ def predicted_bytes(spec: RunSpec, sequences: int, execution: Execution, shards:
     else:
         activations = config.num_blocks * block
     held = weights + tokens * activations + _loss_bytes(config, tokens, spec, execution)
-    if (
-        execution.cuda_graph
-    ):  # what a recording holds serves nobody else: an evaluation needs memory of its own
+    if execution.cuda_graph:  # what a recording holds serves nobody else: an evaluation has its own
         held += tokens * block + _logits_bytes(config, tokens, spec, execution)
     return CONTEXT_BYTES + held
 
