@@ -1,12 +1,15 @@
 """One training over several GPUs, and many small ones over them.
 
     python -m benchmarks.multi_gpu --json rows.json [--part scaling|sweep] [--wheels FOLDER]
+        [--strategies ddp fsdp] [--only WORD ...]
     python -m benchmarks.multi_gpu --quick        # on a CPU over gloo, that it works
 
 `scaling`: 400M and 1.4B, xLSTM and Transformer, S=8192, bf16. Every GPU has the same work however many there
 are (weak scaling): one GPU alone, the others idle; then all of 2, 4, 8 GPUs as replicas (DDP) and as shards
 (FSDP), in the same processes. Efficiency: tokens/s a GPU over those of the one alone. Beside it, the largest
-relative difference of the losses of the first steps from one GPU that trains on the same sequences in parts.
+relative difference of the losses of the first steps from one GPU that trains on the same sequences in parts,
+at a learning rate that lets the losses fall from the first step on: where they do not, rounding grows to
+chaos. `--strategies` chooses between DDP and FSDP.
 
 `sweep`: 40 small runs as a sweep trains them (ledger, launcher, MLflow), on one GPU, on two, on two with
 kill -9 of the flow when half is done, and through Ray; see multi_gpu_sweep. `--rows` chooses among them.
@@ -26,7 +29,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,18 +51,22 @@ ROWS = "rows.jsonl"
 STEPS = 10
 COMPARED = 6
 """Steps whose losses are compared, from the first on."""
+STRATEGIES = ("ddp", "fsdp")
+LR = 3e-5
+"""At ten times as much the losses of 1.4B rise and fall over the compared steps."""
 COLUMNS = ("model", "how", "GPUs", "tokens/s a GPU", "efficiency", "GiB a GPU", "max loss difference")
 
 
 def cases() -> list[Case]:
     """By what a GPU has to do alone."""
     xlstm, transformer = OURS
-    return [
+    found = [
         Case(contender=xlstm, size="400M", context_length=8192, sequences=4),
         Case(contender=xlstm, size="1.4B", context_length=8192, sequences=2),
         Case(contender=transformer, size="400M", context_length=8192, sequences=4, options=FAST),
         Case(contender=transformer, size="1.4B", context_length=8192, sequences=2, options=FAST),
     ]
+    return [replace(case, lr=LR) for case in found]
 
 
 def quick() -> list[Case]:
@@ -94,7 +101,7 @@ def measure(job: TrainJob, share: Share) -> RunResult:
         parts = {**together, "options": (*case["options"], ("micro_batch", case["sequences"]))}
         losses: list[float] = timed(parts, ALONE, "ddp", steps=0)["losses"] if share.is_first else []
         share.agree(lambda: 1)
-        for strategy in ("ddp", "fsdp"):
+        for strategy in json.loads(job.tags["strategies"]):
             row = timed(together, share, strategy)
             row["gib"] = share.largest(row["gib"] or 0.0)
             if share.is_first:
@@ -128,7 +135,7 @@ def timed(case: Row, share: Share, strategy: str, steps: int = STEPS) -> Row:
 
     clock = Clock()
     worker.fresh()
-    worker.train_ours(
+    trained = worker.train_ours(
         case, max(steps, COMPARED - worker.WARM_UP), clock=clock, share=share, strategy=strategy
     )
     tokens = case["sequences"] * case["context_length"] / share.ranks
@@ -137,6 +144,7 @@ def timed(case: Row, share: Share, strategy: str, steps: int = STEPS) -> Row:
         "tokens_per_s_a_gpu": tokens * steps / clock.seconds if steps else None,
         "losses": [loss.item() for loss in clock.losses],
         "gib": gib,
+        "recorded": trained["recorded"],
     }
     worker.fresh()
     return row
@@ -145,7 +153,9 @@ def timed(case: Row, share: Share, strategy: str, steps: int = STEPS) -> Row:
 # In the command's process
 
 
-def job_of(case: Case, devices: list[str], folder: Path, alone: bool) -> TrainJob:
+def job_of(
+    case: Case, devices: list[str], folder: Path, alone: bool, strategies: Sequence[str] = STRATEGIES
+) -> TrainJob:
     """What the processes of a case need to know; the spec says nothing here."""
     shape = TransformerConfig(vocab_size=8, d_model=8, num_blocks=1, num_heads=1, ffn_dim=8)
     spec = RunSpec(
@@ -166,7 +176,11 @@ def job_of(case: Case, devices: list[str], folder: Path, alone: bool) -> TrainJo
         tracking_uri="",
         experiment="",
         run_name=case.name,
-        tags={"case": json.dumps(case.to_dict()), "alone": json.dumps(alone)},
+        tags={
+            "case": json.dumps(case.to_dict()),
+            "alone": json.dumps(alone),
+            "strategies": json.dumps(strategies),
+        },
         device=devices[0],
         peers=tuple(devices[1:]),
     )
@@ -247,7 +261,8 @@ def scaling(options: argparse.Namespace, report: Report, left: Callable[[], floa
         for count in counts or [1]:
             with tempfile.TemporaryDirectory() as scratch:
                 devices = [f"{kind}:{i}" if kind == "cuda" else kind for i in range(count)]
-                job = job_of(replace(case), devices, Path(scratch), alone=count == (counts or [1])[0])
+                first = count == (counts or [1])[0]
+                job = job_of(case, devices, Path(scratch), alone=first, strategies=options.strategies)
                 if left() < 45:
                     print(f"| {case.name} | not run: time limit |", flush=True)
                     well = False
@@ -269,6 +284,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--part", choices=("scaling", "sweep"), help="both without")
     parser.add_argument("--only", nargs="*", default=[], help="words of the names of cases")
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument("--rows", nargs="*", choices=("one", "two", "killed", "ray"), help="of the sweep")
     parser.add_argument("--wheels", type=Path)
     parser.add_argument("--time-limit", type=float, default=480.0)

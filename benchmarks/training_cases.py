@@ -42,6 +42,8 @@ class Case:
     """Of attention, where not those of the size: the same parameters and FLOPs, other head widths."""
     options: tuple[tuple[str, Any], ...] = ()
     """Switches of execution of ours."""
+    lr: float = 3e-4
+    """Peak learning rate of ours, which has no part in the speed."""
     memory_gib: float | None = 5.0
     """While all compile at the same time; None: compiles little, and when it is measured."""
 

@@ -162,7 +162,7 @@ def train_ours(
     share = share or ALONE
     size = SIZES[case["size"]]
     config = our_config(case, replace(size, num_blocks=blocks or size.num_blocks))
-    optimizer = OptimizerSpec(peak_lr=3e-4, warmup_steps=2, cooldown_steps=0)
+    optimizer = OptimizerSpec(peak_lr=case["lr"], warmup_steps=2, cooldown_steps=0)
     last = WARM_UP + steps
     spec = RunSpec(
         model=config, data=DataSpec(name="", tokenizer="", content_hash=""), optimizer=optimizer,
@@ -171,7 +171,9 @@ def train_ours(
     )  # fmt: skip
     options = {"compile": ON_GPU, **dict(case["options"])}
     micro_batch = options.pop("micro_batch", None)
-    execution = Execution(**options).settled(spec, on_gpu=ON_GPU, processes=share.ranks)
+    execution = Execution(**options).settled(
+        spec, on_gpu=ON_GPU, processes=share.ranks, sharded=strategy == "fsdp"
+    )
     torch.manual_seed(0)
     with torch.device(DEVICE):
         model = build_model(config)
@@ -179,10 +181,11 @@ def train_ours(
     own = Clock(WARM_UP, last, profile)
     strict: Any = "warn" if case["contender"] == "ours xLSTM" else execution.deterministic
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    recorded = bool(execution.cuda_graph)
     trainer = Trainer(
         accelerator="gpu" if ON_GPU else "cpu", devices=share.ranks, precision="bf16-mixed",
-        strategy=strategy_for(strategy, share), plugins=[Environment(share)], max_steps=last + profile,
-        max_epochs=-1, gradient_clip_val=0.5, callbacks=[clock or own],
+        strategy=strategy_for(strategy, share, recorded=recorded), plugins=[Environment(share)],
+        max_steps=last + profile, max_epochs=-1, gradient_clip_val=0.5, callbacks=[clock or own],
         deterministic=strict if ON_GPU else None, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         limit_val_batches=0, use_distributed_sampler=False,
@@ -206,6 +209,7 @@ def train_ours(
         whole, case["context_length"], spec.batch_size * spec.context_length
     )
     row["execution"] = str(execution)
+    row["recorded"] = recorded
     return row
 
 

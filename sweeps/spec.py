@@ -272,7 +272,7 @@ class Switches(_Section):
     compile: bool | None = None
     """Compile the blocks; none: runs on a GPU that are long enough for it to pay."""
     cuda_graph: bool | None = None
-    """Record a step and replay it; none: runs on a GPU whose steps are short."""
+    """Record a step and replay it; none: runs on a GPU whose steps are short. Never of shards (fsdp)."""
     fused_loss: bool | None = None
     """Head and loss in chunks, without the logits of all tokens; none: on a GPU, or where these are large."""
     checkpoint_blocks: bool = False

@@ -17,9 +17,11 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from tasks.launcher import Launcher
+from tests.tasks.rank_saboteur import RECORDED
 from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
 from xlstm.data import Corpus, CorpusSpec, prepare_corpus
 from xlstm.run_spec import OptimizerSpec, RunSpec
+from xlstm.training.execution import Execution
 from xlstm.training.failures import Failure
 from xlstm.training.job import CHECKPOINT, PROGRESS, RANKS, RunResult, TrainJob
 
@@ -33,6 +35,8 @@ CLOSE = 3e-6
 """Relative difference of losses in float32 from those of one process: sums in another order, over 24 steps.
 Measured: 2.3e-7 of the losses, 1.4e-6 of the gradient norm."""
 KEYS = ("loss", "train_loss", "optimizer/grad_norm")
+RECORDS = {"execution": Execution(cuda_graph=True), "tags": {"recorded": ""}}
+"""Of a job whose steps are recorded; see the saboteur."""
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +108,8 @@ class Trainings:
 
     def run(self, job: TrainJob, fault: str | None = None, hang_after_s: float = 600.0) -> RunResult:
         """`fault`: RANK:STEP:KIND."""
-        tags = {} if fault is None else {"fault": fault}
-        job = dataclasses.replace(job, tags=tags)
+        if fault is not None:
+            job = dataclasses.replace(job, tags={**job.tags, "fault": fault})
         return self.launcher.run(job, timeout_s=120, hang_after_s=hang_after_s)
 
     def finish(self, job: TrainJob) -> dict[str, list[tuple[int, float]]]:
@@ -181,6 +185,22 @@ def test_losses_are_those_of_one_process(
     wait_until_none_is_left()
 
 
+@pytest.mark.parametrize(
+    ("model", "processes", "micro_batch"),
+    [
+        (MLSTM, 2, None),
+        (TRANSFORMER, 3, 1),  # a part of weight 0 in two of the recordings
+    ],
+    ids=lambda value: getattr(value, "arch", str(value)),
+)
+def test_recorded_losses_are_those_of_one_process(
+    trainings: Trainings, alone: dict[str, dict], model: ModelConfig, processes: int, micro_batch: int | None
+) -> None:
+    job = trainings.job("several", model, processes, micro_batch=micro_batch, **RECORDS)
+    assert_close(trainings.finish(job), alone[model.arch])
+    assert (job.run_dir / "log.txt").read_text().count(RECORDED) == processes
+
+
 def test_sharded_parts_in_bfloat16_stay_near_one_process(trainings: Trainings) -> None:
     """bfloat16 has 8 bits: the same weights rounded, other sums of gradients."""
     one = trainings.finish(trainings.job("one", precision="bf16"))
@@ -218,9 +238,11 @@ def test_a_run_goes_on_with_another_number_of_processes(
     assert not checkpoint.exists()
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "ddp, recorded"])
 def test_a_killed_run_goes_on_bit_identically(trainings: Trainings, strategy: str) -> None:
-    whole = trainings.job("whole", MLSTM, 2, strategy, keep_final_checkpoint=True)
+    strategy, *recorded = strategy.split(", ")
+    how = RECORDS if recorded else {}
+    whole = trainings.job("whole", MLSTM, 2, strategy, keep_final_checkpoint=True, **how)
     cut = dataclasses.replace(whole, run_dir=trainings.folder / "cut", checkpoint_every_s=0.0)
     uninterrupted = trainings.finish(whole)
     assert trainings.run(cut, "0:15:kill").failure is Failure.KILLED

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, partial
 from itertools import count
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from xlstm.data import TokenStream
 from xlstm.models import build_model
 from xlstm.run_spec import DataSpec, OptimizerSpec, RunSpec
 from xlstm.training.blocks import kernels_for
-from xlstm.training.execution import PLAIN, Execution
+from xlstm.training.execution import GRAPH_BELOW_FLOPS, PLAIN, Execution
 from xlstm.training.gauges import Gauges
 from xlstm.training.job import TrainJob
 from xlstm.training.loading import Batches
@@ -209,9 +210,21 @@ def test_settled_by_device_and_size() -> None:
     settled = Execution().settled(large, on_gpu=True)
     assert (settled.compile, settled.cuda_graph) == (True, False)
     assert Execution().settled(large, on_gpu=False).fused_loss
-    assert not Execution().settled(small, on_gpu=True, processes=2).cuda_graph
     chosen = Execution(compile=True, cuda_graph=False, fused_loss=False, prefetch=5, deterministic=False)
     assert chosen.settled(small, on_gpu=False) == chosen
+
+
+def test_replicas_record_their_parts_of_a_step_and_shards_nothing() -> None:
+    small = spec()
+    assert Execution().settled(small, on_gpu=True, processes=2).cuda_graph
+    assert Execution().settled(small, on_gpu=True, sharded=True).cuda_graph  # of one process: nothing is
+    for chosen in (Execution(), Execution(cuda_graph=True)):
+        assert not chosen.settled(small, on_gpu=True, processes=2, sharded=True).cuda_graph
+    step = training_flops(small.model, small.context_length, small.batch_size * small.context_length)
+    whole = ceil(GRAPH_BELOW_FLOPS / step) * small.batch_size
+    large = spec(batch_size=whole)
+    assert [Execution().settled(large, on_gpu=True, processes=n).cuda_graph for n in (1, 2)] == [False, True]
+    assert not Execution().settled(spec(batch_size=2 * whole), on_gpu=True, processes=2).cuda_graph
 
 
 def test_prefetched_batches_are_the_streams_own_and_start_where_the_trainer_stands() -> None:

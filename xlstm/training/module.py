@@ -83,7 +83,9 @@ class TrainingModule(LightningModule):
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Gradients of the whole step: a part's graph is freed before the next part's forward."""
         if self._graph is not None:
-            self.step_loss = self._graph(self._rest.pop()[0])
+            loss = self._graph(self._rest.pop()[0])
+            self.share.sum_in_place([p.grad for p in self.model.parameters() if p.grad is not None])
+            self.step_loss = self.share.sum(loss)
             return
         for part in self._rest:
             loss.backward(*args, **kwargs)
@@ -104,12 +106,15 @@ class TrainingModule(LightningModule):
             super().optimizer_zero_grad(*args, **kwargs)
 
     def _whole_step(self, windows: Tensor) -> Tensor:
-        """What `training_step` and `backward` do, in one and alone: the loss."""
+        """What `training_step` and `backward` do, in one and alone: what this process adds to the loss.
+
+        Its gradients, too, are to be summed over the processes: a recording communicates with nobody.
+        """
         total: Tensor | None = None
-        for part in self._parts(windows):
+        for part, weight in self._parts(windows):
             with self.trainer.precision_plugin.train_step_context():
                 torch.set_autocast_cache_enabled(False)  # a recording must not use what was cast before it
-                loss = self._part_loss(*part)
+                loss = self._part_loss(part, weight / self.share.ranks)
             loss.backward()
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None

@@ -28,6 +28,7 @@ from xlstm.timing.measure import peak_memory
 from xlstm.training.blocks import determinism, keep_compiled_code, kernels_for
 from xlstm.training.branch import BranchPoints, TrunkResumePoint, starts
 from xlstm.training.callbacks import Monitor, ResumePoint, Validation
+from xlstm.training.execution import Execution
 from xlstm.training.failures import Failure, StoppedError, classify, describe, one_line
 from xlstm.training.files import write_atomically
 from xlstm.training.gauges import Gauges
@@ -110,7 +111,7 @@ def _fitted(job: TrainJob, share: Share = ALONE) -> TrainJob:
     device = torch.device(job.devices[share.rank])
     if device.type != "cuda" or job.micro_batch is not None or job.spec.task is not None:
         return job
-    execution = job.execution.settled(job.spec, on_gpu=True, processes=share.ranks)
+    execution = _execution(job, share)
     own = replace(job.spec, batch_size=-(-job.spec.batch_size // share.ranks))
     shards = share.ranks if job.strategy == "fsdp" else 1
 
@@ -120,6 +121,16 @@ def _fitted(job: TrainJob, share: Share = ALONE) -> TrainJob:
         return fitting_micro_batch(own, execution, limit, shards) or 0
 
     return replace(job, micro_batch=share.agree(fitting) or None)
+
+
+def _execution(job: TrainJob, share: Share) -> Execution:
+    """The switches of the job, settled."""
+    return job.execution.settled(
+        job.spec,
+        on_gpu=torch.device(job.devices[share.rank]).type == "cuda",
+        processes=share.ranks,
+        sharded=job.strategy == "fsdp",
+    )
 
 
 class _Gone:
@@ -184,7 +195,7 @@ def _fit(job: TrainJob, device: torch.device, tracker: Tracker, share: Share) ->
         return run_task(job, device, tracker)
     corpus = _corpus(job)
     torch.manual_seed(spec.seed)
-    execution = job.execution.settled(spec, on_gpu=device.type == "cuda", processes=share.ranks)
+    execution = _execution(job, share)
     module = TrainingModule(
         build_model(spec.model),
         spec.optimizer,
@@ -206,7 +217,7 @@ def _fit(job: TrainJob, device: torch.device, tracker: Tracker, share: Share) ->
     checkpoint.parent.mkdir(exist_ok=True)
     resume_from = _readable(checkpoint, share) or _trunk_start(job, share)
     around = [monitor, Validation(spec, held_out, monitor), *_resume_points(job, monitor)]
-    trainer = _trainer(job, share, around)
+    trainer = _trainer(job, share, around, recorded=bool(execution.cuda_graph))
     batches = Batches(
         stream,
         lambda: trainer.global_step,
@@ -267,10 +278,10 @@ def _corpus(job: TrainJob) -> Corpus:
     return corpus
 
 
-def _trainer(job: TrainJob, share: Share, callbacks: list) -> Trainer:
+def _trainer(job: TrainJob, share: Share, callbacks: list, *, recorded: bool) -> Trainer:
     devices = [torch.device(device) for device in job.devices]
     on_gpu = devices[0].type == "cuda"
-    strategy = strategy_for(job.strategy, share)
+    strategy = strategy_for(job.strategy, share, recorded=recorded)
     _quiet()
     return Trainer(
         accelerator="gpu" if on_gpu else "cpu",

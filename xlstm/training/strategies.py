@@ -13,10 +13,12 @@ does. It costs twice the bytes, which NVLink carries beside the computation. Gra
 
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+import torch.distributed as dist
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.overrides.distributed import prepare_for_backward
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
@@ -82,6 +84,23 @@ class Replicas(DDPStrategy):
         replica.require_backward_grad_sync = False
 
 
+class RecordedReplicas(DDPStrategy):
+    """Replicas whose steps are recorded: the module sums its gradients itself, after each replay.
+
+    It is not wrapped in DistributedDataParallel, whose hooks would communicate within the recording, and
+    whose buckets would want the gradients elsewhere than where the recording writes them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(timeout=MEET_WITHIN)
+
+    def configure_ddp(self) -> None:
+        """All begin with the weights of the first, as the wrapper would see to."""
+        model = cast("nn.Module", self.model)
+        for tensor in chain(model.parameters(), model.buffers()):
+            dist.broadcast(tensor.detach(), 0)
+
+
 class Shards(ModelParallelStrategy):
     """FSDP over all processes. Checkpoints are folders of shards; it reads whole files too."""
 
@@ -106,11 +125,15 @@ class Shards(ModelParallelStrategy):
         return whole
 
 
-def strategy_for(name: StrategyName, share: Share) -> DDPStrategy | ModelParallelStrategy | Literal["auto"]:
-    """What Lightning's trainer takes; `auto` for one process."""
+def strategy_for(
+    name: StrategyName, share: Share, *, recorded: bool
+) -> DDPStrategy | ModelParallelStrategy | Literal["auto"]:
+    """What Lightning's trainer takes; `auto` for one process. `recorded`: the module records its steps."""
     if share.ranks == 1:
         return "auto"
-    return Replicas() if name == "ddp" else Shards(share)
+    if name == "fsdp":
+        return Shards(share)
+    return RecordedReplicas() if recorded else Replicas()
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:
