@@ -3,9 +3,10 @@
     python -m benchmarks.inference --json inference.json --markdown inference.md
 
 Needs torch, and triton and transformers on a GPU; nothing else of the project's dependencies. All processes
-prepare at once; when all are ready, each measures alone. Rows are printed, and both files written, after
-every row; a process that crashes or hangs loses its own rows. `--profile` adds which kernels a prefill and a
-step spend their time in. `--smoke` runs tiny models on a CPU.
+prepare at once; when all are ready, each measures alone. With `--gpus` of one kind the sizes are divided
+among them, each with all its models on one GPU, where they still measure one after the other. Rows are
+printed, and both files written, after every row; a process that crashes or hangs loses its own rows.
+`--profile` adds which kernels a prefill and a step spend their time in. `--smoke` runs tiny models on a CPU.
 """
 
 import argparse
@@ -16,9 +17,10 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.inference_cases import BATCHES, PREFILLS, SIZES, Job, make_jobs
 from benchmarks.inference_profile import profile_table
@@ -34,10 +36,10 @@ ENDING_S = 5.0
 class Worker:
     """A process of the benchmark, its lines read by a thread."""
 
-    def __init__(self, arguments: list[str], number: int) -> None:
+    def __init__(self, arguments: list[str], number: int, gpu: int) -> None:
         command = [sys.executable, "-m", "benchmarks.inference", *arguments, "--worker", str(number)]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_seeing(gpu)
         )
         self.lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
@@ -81,64 +83,98 @@ def main() -> None:
     start = time.monotonic()
     arguments = [argument for argument in sys.argv[1:] if argument != "--"]
     result: dict[str, Any] = {"limits": {}, "checks": {}, "notes": [], "measurements": [], "profiles": []}
-    prober = Worker(arguments, LIMITS)
-    result["limits"] = prober.next(PREPARED_S) or {}
-    prober.end()
-    print(f"limits {json.dumps(result['limits'])}", flush=True)
-    workers = [Worker(arguments, number) for number in range(len(jobs))]
+    probers = [Worker(arguments, LIMITS, gpu) for gpu in range(options.gpus)]
+    result["limits"], *others = [prober.next(PREPARED_S) or {} for prober in probers]
+    if others:
+        result["limits_of_other_gpus"] = others
+    for prober in probers:
+        prober.end()
+    print(f"limits {json.dumps([result['limits'], *others])}", flush=True)
+    gpus = [min(sorted(options.sizes, key=_width).index(job.size), options.gpus - 1) for job in jobs]
+    workers = [Worker(arguments, number, gpu) for number, gpu in enumerate(gpus)]
     try:
         # All of them: who still prepares takes time from whom is measured, on the device and on the host.
         until = time.monotonic() + min(PREPARED_S, options.seconds)
         ready = [worker.next(until - time.monotonic()) for worker in workers]
         print(f"ready after {time.monotonic() - start:.0f} s", flush=True)
-        for job, worker, said in zip(jobs, workers, ready, strict=True):
-            left = options.seconds - (time.monotonic() - start)
-            _measure(job, worker, said, left, result, options)
+        found = Findings(result, options)
+
+        def measure(gpu: int) -> None:
+            for job, worker, said, its in zip(jobs, workers, ready, gpus, strict=True):
+                if its == gpu:
+                    _measure(job, worker, said, options.seconds - (time.monotonic() - start), found)
+
+        with ThreadPoolExecutor(options.gpus) as threads:
+            list(threads.map(measure, range(options.gpus)))
     finally:
         for worker in workers:
             worker.end()
+    names = [job.name for job in jobs]
+    result["measurements"].sort(key=lambda row: names.index(f"{row['engine']} {row['arch']} {row['model']}"))
     result["seconds"] = time.monotonic() - start
     _write(result, options)
     print(report(result))
 
 
-def _measure(
-    job: Job,
-    worker: Worker,
-    ready: dict[str, Any] | None,
-    left_s: float,
-    result: dict[str, Any],
-    options: argparse.Namespace,
-) -> None:
-    """Have one process measure, into `result`; what it does not reach is a note."""
+def _width(size: str) -> int:
+    """For an order from the widest on."""
+    return -SIZES[size][0]
+
+
+def _seeing(gpu: int) -> dict[str, str]:
+    """The environment of a process to which there is one GPU, of those that there are to this one."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    one = str(gpu) if seen is None else seen.split(",")[gpu] if seen else ""
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": one}
+
+
+class Findings:
+    """What is found by the threads of several GPUs: kept, printed, and on disk."""
+
+    def __init__(self, result: dict[str, Any], options: argparse.Namespace) -> None:
+        self.result = result
+        self.options = options
+        self.lock = threading.Lock()
+
+    def check(self, job: Job, checked: dict[str, Any]) -> None:
+        with self.lock:
+            self.result["checks"][job.name] = checked
+            print(f"{job.name}: {json.dumps(checked)}", flush=True)
+
+    def keep(self, kind: Literal["measurements", "profiles", "notes"], found: Any, line: str) -> None:
+        with self.lock:
+            self.result[kind].append(found)
+            _write(self.result, self.options)
+            print(line, flush=True)
+
+
+def _measure(job: Job, worker: Worker, ready: dict[str, Any] | None, left_s: float, found: Findings) -> None:
+    """Have one process measure; what it does not reach is a note."""
+
+    def note(text: str) -> None:
+        found.keep("notes", f"{job.name}: {text}", f"{job.name}: {text}")
+
     if left_s < ENDING_S:
-        result["notes"].append(f"{job.name}: not reached in the time")
+        note("not reached in the time")
         return
     if ready is None or ready.get("event") != "ready":
         code = worker.process.poll()
-        result["notes"].append(f"{job.name}: did not get ready ({'too slow' if code is None else code})")
-        _write(result, options)
-        print(result["notes"][-1], flush=True)
+        note(f"did not get ready ({'too slow' if code is None else code})")
         return
-    result["checks"][job.name] = ready["checked"]
-    print(f"{job.name}: {json.dumps(ready['checked'])}", flush=True)
+    found.check(job, ready["checked"])
     deadline = time.monotonic() + left_s - ENDING_S
     worker.go(left_s - ENDING_S)
     while (said := worker.next(deadline - time.monotonic())) is not None and said["event"] != "done":
         if said["event"] == "left":
-            result["notes"].append(f"{job.name}: {said['points']} points not reached in the time")
+            note(f"{said['points']} points not reached in the time")
             continue
         row = {name: value for name, value in said.items() if name != "event"}
         if said["event"] == "profile":
-            result["profiles"].append(row)
-            _write(result, options)
-            print(profile_table(row), flush=True)
-            continue
-        result["measurements"].append(row)
-        _write(result, options)
-        print(row_line(row, result["limits"]), flush=True)
+            found.keep("profiles", row, profile_table(row))
+        else:
+            found.keep("measurements", row, row_line(row, found.result["limits"]))
     if said is None:
-        result["notes"].append(f"{job.name}: ended before its last point")
+        note("ended before its last point")
     worker.end()
 
 
@@ -166,6 +202,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batches", nargs="+", type=int, default=list(BATCHES))
     parser.add_argument("--generated", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=285.0, help="after which no new point begins")
+    parser.add_argument("--gpus", type=int, default=1, help="of one kind, to divide the sizes among")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--smoke", action="store_true", help="tiny models on a CPU: does everything run?")

@@ -3,10 +3,10 @@
 
 Vector by vector, a map of several takes as many instructions as weights times vectors, and soon more time
 than memory does. Here a program owns BLOCK_N rows of the weight, as many as a tensor core takes, and
-multiplies them by MOST vectors at once. Its warps share the length of the rows, each with a product of its
-own part, and their sums are added: so the weights of a program are in flight all at once, as they are for one
-sequence (`skinny_triton`), and nobody waits for a neighbour. With SwiGLU an upper row and its lower one lie
-side by side.
+multiplies them by 4, 8 or 16 vectors at once. Its warps share the length of the rows, each with a product of
+its own part, and their sums are added: so the weights of a program are in flight all at once, as they are for
+one sequence (`skinny_triton`), and nobody waits for a neighbour. With SwiGLU an upper row and its lower one
+lie side by side.
 
 A sequence's result depends on no other: each has its own column, and absent ones are zeros. It is that of the
 map of one sequence up to the order of sums.
@@ -30,6 +30,9 @@ BLOCK_N = 16
 
 CHUNK_BYTES = 4096
 """Of a row at a time: 64 KiB of weights a program, and of vectors half that."""
+
+AT_ONCE = 16
+"""Vectors that a program takes at most: they fill as many registers as its weights."""
 
 WARP_BYTES = 512
 """Of a row a warp: every lane reads 16."""
@@ -58,7 +61,7 @@ def launch_several(
     gates, num_gates = new_gates(x, gate_weight)
     chunk = min(block_k, CHUNK_BYTES // x.element_size())
     warps = max(1, chunk * x.element_size() // WARP_BYTES)
-    most = 4 if batch <= 4 else 8
+    most = min(AT_ONCE, max(4, triton.next_power_of_2(batch)))
     blocks = triton.cdiv(rows, BLOCK_N // (2 if glu else 1))
     _several_kernel[(blocks + num_gates, triton.cdiv(batch, most))](
         x, weight, *present(x, norm_weight, gate_weight, gate_bias, residual), y, *present(y, gates),

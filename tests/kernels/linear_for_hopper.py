@@ -25,7 +25,7 @@ FLOATS = ("gate_weight", "gate_bias", "gates")
 
 
 def about(width: int, norm: bool, glu: bool, most: int) -> dict[str, Any]:
-    """Of a map in bfloat16 of 4 or 8 sequences; gates beside it where a norm is and no SwiGLU."""
+    """Of a map in bfloat16 of so many sequences; gates beside it where a norm is and no SwiGLU."""
     chunk = min(triton.next_power_of_2(width), CHUNK_BYTES // 2)
     warps = chunk * 2 // WARP_BYTES
     values: dict[str, Any] = {
@@ -53,7 +53,8 @@ def about(width: int, norm: bool, glu: bool, most: int) -> dict[str, Any]:
 
 def main() -> None:
     """One JSON object, by map and sequences: registers, stack, shared memory, places of instructions."""
-    print(json.dumps({f"{name} {most}": about(*MAPS[name], most) for name in MAPS for most in (4, 8)}))
+    wanted = [(name, most) for name in MAPS for most in (4, 8, 16) if most < 16 or "1.4B" not in name]
+    print(json.dumps({f"{name} at {most}": about(*MAPS[name], most) for name, most in wanted}))
 
 
 if __name__ == "__main__":

@@ -20,8 +20,10 @@ from kernels.linear import (
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BACKENDS = ["reference", "triton"]
-SHAPES = [(1, 16, 8), (1, 96, 40), (2, 100, 33), (3, 64, 130), (4, 8, 20), (5, 100, 33), (11, 96, 40)]
-"""B, K, N: tails of all three. From 3 vectors on by tensor cores, 4 or 8 at a time."""
+SHAPES = [
+    (1, 16, 8), (1, 96, 40), (2, 100, 33), (3, 64, 130), (4, 8, 20), (5, 100, 33), (11, 96, 40), (18, 64, 24),
+]  # fmt: skip
+"""B, K, N: tails of all three. From 3 vectors on by tensor cores, 4, 8 or 16 at a time."""
 EPS = 1e-6
 WIDEST, MANY_TOKENS = 65_535, 65_600
 """CUDA's limit to the second and third dimension of a grid, and more tokens than that."""
@@ -116,7 +118,7 @@ def test_rows_of_several_in_pieces(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("batch", [3, 8])
+@pytest.mark.parametrize("batch", [3, 8, 14])
 def test_a_vectors_result_depends_on_no_other(dtype: torch.dtype, batch: int) -> None:
     """Bit for bit: in another place, and beside others."""
     x, weight = normal(batch, 96, dtype=dtype), normal(80, 96, seed=1, dtype=dtype) / 10

@@ -27,7 +27,7 @@ def test_weights_are_requested_before_the_wait_and_used_after_it(found: dict[str
     """16 bytes a lane: 16 requests are 64 KiB of a program of 8 warps. Of longer rows two pieces are."""
     for name, about in found.items():
         before = sum(place < about["ACQBULK"][0] for place in about["LDG.E.EF.128"])
-        wanted = {"down 1.4B": 32, "down 400M": 22, "up 160M": 12}.get(name[:-2], 16)
+        wanted = {"down 1.4B": 32, "down 400M": 22, "up 160M": 12}.get(name.split(" at ")[0], 16)
         assert before >= wanted, (name, before)
         assert about["STS"][0] > about["ACQBULK"][0], name  # which would wait for them
         assert len(about["HMMA"]) >= 16, name

@@ -32,13 +32,13 @@ def begun(model: LanguageModel, batch_size: int, prompt: Tensor) -> Session:
 
 
 @pytest.mark.parametrize("arch", ["mlstm", "transformer"])
-@pytest.mark.parametrize(("batch_size", "few"), [(1, 1), (2, 2), (5, 2), (3, 8), (6, 8)])
+@pytest.mark.parametrize(("batch_size", "few"), [(1, 1), (2, 2), (5, 2), (3, 8), (6, 8), (11, 16)])
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 def test_logits_and_state_are_those_of_the_layers(
     monkeypatch: pytest.MonkeyPatch, arch: str, batch_size: int, few: int, backend: str
 ) -> None:
     """A step of up to `few` sequences is a chain of maps, one of more has matrix products."""
-    monkeypatch.setattr(packed_module, "FEW", few)
+    monkeypatch.setattr(packed_module, "most_chained", lambda d_model: few)
     if backend != "reference" and DEVICE == "cpu":
         pytest.importorskip("triton")
     model = random_model(config_of(arch), dtype=torch.float32, device=DEVICE)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kernels.linear import read_out
+from xlstm.chain import most_chained
 from xlstm.config import MLSTMConfig, TransformerConfig
 from xlstm.generation.packed_blocks import (
     Block,
@@ -26,9 +27,6 @@ from xlstm.models import LanguageModel
 from xlstm.models.decoding import DecodingState, Layout
 from xlstm.models.mlstm import MLSTMBlock
 from xlstm.models.transformer import TransformerBlock, rotation
-
-FEW = 2
-"""Sequences up to which a step is a chain of maps (`skinny_linear`); that of more has matrix products."""
 
 
 class PackedModel:
@@ -59,7 +57,7 @@ class PackedModel:
         self._embedding = model.embedding
         self._head = Head(model, backend)
         self._config = config
-        self._few = batch_size <= FEW
+        self._few = batch_size <= most_chained(config.d_model)
         self._backend = backend
 
     def step(self, tokens: Tensor, state: DecodingState, logits: Tensor) -> None:

@@ -21,6 +21,7 @@ from xlstm.accounting import (
     state_bytes,
     transformer_config,
 )
+from xlstm.chain import most_chained
 from xlstm.config import MLSTMConfig, TransformerConfig
 from xlstm.timing.points import Point
 
@@ -86,8 +87,10 @@ def test_works_are_the_numbers_of_the_accounting() -> None:
     # By hand: 12 blocks, 4 heads, 1000 keys, 3 sequences.
     assert list(work("step_time", transformer, 1000, 3, STORED)[3:5]) == [12 * 4 * 1000 * 3, 12 * 1000]
     assert list(work("step_time", mlstm, 1000, 3, STORED)[3:5]) == [0, 0]
-    # Of more than two sequences a block's overhead is another.
-    assert [list(work("step_time", mlstm, 1000, B, STORED)[5:]) for B in (2, 3)] == [[12, 0, 1], [12, 12, 1]]
+    # Of more sequences than a chain has a block's overhead is another.
+    few = most_chained(mlstm.d_model)
+    overheads = [list(work("step_time", mlstm, 1000, B, STORED)[5:]) for B in (few, few + 1)]
+    assert overheads == [[12, 0, 1], [12, 12, 1]]
 
 
 def test_the_solution_is_the_minimum_that_a_general_optimiser_finds() -> None:
