@@ -87,6 +87,12 @@ def fixed(value: float | None, decimals: int) -> str:
     return text.removeprefix("-") if float(text) == 0 else text.replace("-", MINUS)
 
 
+def signed(value: float | None, decimals: int) -> str:
+    """A difference: fixed decimals, and a plus where it is above zero as written."""
+    text = fixed(value, decimals)
+    return f"+{text}" if known(value) and float(f"{value:.{decimals}f}") > 0 else text
+
+
 def exact(value: float | None, digits: int = 8) -> str:
     """A fitted coefficient: enough digits to use it elsewhere without moving the prediction."""
     return f"{value:#.{digits}g}".replace("e+", "e") if known(value) else NOT_KNOWN

@@ -78,13 +78,14 @@ def _between(view: View) -> Iterator[str]:
             continue
         names = [group_cells(view, p.arch, p.context_length)[0].text for p in (one, other)]
         yield (
-            f"Between them: the {names[0]} was predicted {_signed(one.loss.value - other.loss.value)} nats"
-            f" against the {names[1]}, and came out at {_signed(found - beside)}."
+            f"Between them: the {names[0]} was predicted {_signed(one.loss.value - other.loss.value)}"
+            f" {view.loss_unit} against the {names[1]}, and came out at {_signed(found - beside)}."
         )
 
 
 def _signed(difference: float) -> str:
-    return f"{difference:+.3f}"
+    """Of two losses: as many decimals as `numbers.loss` gives either."""
+    return numbers.signed(difference, 3)
 
 
 def _why(outcome: Outcome) -> str:

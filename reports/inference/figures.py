@@ -141,7 +141,7 @@ def held_out(analysis: InferenceAnalysis) -> Figure | None:
                     "x": six(1e3 * measured),
                     "y": six(1e3 * predicted),
                     "Point": where,
-                    "Error": f"{100 * (predicted / measured - 1):+.1f} %",
+                    "Error": f"{numbers.signed(100 * (predicted / measured - 1), 1)} %",
                 }
             )
     if not rows:

@@ -60,6 +60,14 @@ def test_zero_has_no_sign_and_minus_is_a_minus():
     assert numbers.fixed(-0.25, 2) == "−0.25"
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.25, "+0.250"), (-0.25, "−0.250"), (0.0004, "0.000"), (-0.0004, "0.000"), (math.nan, "n/a")],
+)
+def test_a_difference_has_its_sign_unless_it_reads_as_zero(value: float, text: str):
+    assert numbers.signed(value, 3) == text
+
+
 @pytest.mark.parametrize(("value", "text"), [(10.0, "10"), (1.5, "1.5"), (3800.4, "3,800"), (2e6, "2.0e6")])
 def test_times(value: float, text: str):
     assert numbers.times(value) == text

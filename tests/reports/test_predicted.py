@@ -80,9 +80,16 @@ def test_two_architectures_at_one_budget_are_held_against_each_other(
         replace(FINISHED, prediction=elsewhere, observed=1.6), replace(OPEN, prediction=other),
     )  # fmt: skip
     assert verdicts(view)[-1] == (
-        "Between them: the Transformer was predicted -0.400 nats against the mLSTM, and came out at -0.170."
+        "Between them: the Transformer was predicted −0.400 nats per byte against the mLSTM, and came out at"
+        " −0.170."
     )
     assert sum("Between them" in sentence for sentence in verdicts(view)) == 1
+    words = replace(view, provenance=synthetic.provenance(data={"tokenizer": "bpe:4096"}))
+    worse = replace(words, predicted=words.predicted[1::-1])
+    assert verdicts(worse)[-1] == (
+        "Between them: the mLSTM was predicted +0.400 nats per token against the Transformer, and came out at"
+        " +0.170."
+    )
 
 
 def test_the_page_shows_them_and_goes_without(runs: pl.DataFrame, analysis: Analysis, page: str) -> None:
