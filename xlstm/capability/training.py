@@ -105,6 +105,7 @@ class Training:
         return total / answers
 
     def _update(self) -> None:
+        # AdamW could clip as it reads (`clip_in_step`), but rounds otherwise: recorded results would change.
         nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.optimizer.grad_clip)
         self.optimizer.step()
         if self._recorded is None:  # a recorded step writes its gradients where they are
