@@ -1,6 +1,11 @@
 """Shares of a batch, resume points of both forms, and which death explains the others: without processes."""
 
+import multiprocessing
+import os
+import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributed.checkpoint import FileSystemWriter, save
 
-from xlstm.training.failures import Failure
+from xlstm.training.failures import Failure, StoppedError
 from xlstm.training.job import RunResult
 from xlstm.training.module import held_out_loss
 from xlstm.training.sharded import (
@@ -21,7 +26,7 @@ from xlstm.training.sharded import (
     require_readable,
 )
 from xlstm.training.share import ALONE, Share
-from xlstm.training.together import Death, _cause
+from xlstm.training.together import Death, _cause, train_together
 
 
 @settings(deadline=None, derandomize=True)
@@ -172,3 +177,40 @@ def test_the_death_that_explains_the_others(
 ) -> None:
     found = _cause([Death(rank=r, code=c, said=s) for r, c, s in deaths], 3, kernel_ran_out)
     assert (found.failure, str(found)) == (failure, words)
+
+
+def test_a_signal_before_all_have_started_is_for_those_that_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Number 0 would be the whole group: the flow and its other trainings."""
+
+    class Rank:
+        begun: bool = False
+
+        def __init__(self, *, name: str, **_: Any) -> None:
+            self.second = name == "rank 1"
+
+        @property
+        def pid(self) -> int | None:
+            return 4242 if self.begun else None
+
+        def start(self) -> None:
+            if self.second:
+                raise StoppedError(Failure.STOPPED, "stopped by SIGTERM")
+            self.begun = True
+
+        def is_alive(self) -> bool:
+            return self.begun
+
+        def join(self, timeout: float | None = None) -> None:
+            assert self.begun, "can only join a started process"
+
+        kill = join
+
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: SimpleNamespace(Process=Rank))
+    monkeypatch.setattr(os, "kill", lambda *pid_and_number: told.append(pid_and_number))
+    job: Any = SimpleNamespace(run_dir=tmp_path, devices=("cpu",) * 3, to_json=str)
+    with pytest.raises(StoppedError):
+        train_together(job, lambda *_: pytest.fail("nobody trains here"))
+    assert told == [(4242, signal.SIGTERM)]

@@ -74,10 +74,12 @@ def train_together(job: TrainJob, work: Work) -> RunResult:
             deaths = _watch(ranks, folder)
         except StoppedError as error:
             number = NO_PROGRESS if error.failure is Failure.HUNG else signal.SIGTERM
-            for process in ranks:
+            living = [process for process in ranks if process.is_alive()]  # some may not have been started
+            for process in living:
+                assert process.pid is not None
                 with suppress(ProcessLookupError):
-                    os.kill(process.pid or 0, number)
-            _wait_for_all(ranks)
+                    os.kill(process.pid, number)
+            _wait_for_all(living)
             raise
         finally:
             for process in ranks:
