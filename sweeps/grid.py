@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from sweeps.spec import Arch, ExpectedOptimum, LearningRate, Schedule, Shape, SpecError, SweepSpec, pick
+from sweeps.fields import Arch, pick
+from sweeps.spec import ExpectedOptimum, LearningRate, Schedule, Shape, SpecError, SweepSpec
 from xlstm.accounting import build_config, count_parameters, training_flops
 from xlstm.config import ModelConfig
 from xlstm.run_spec import OptimizerSpec

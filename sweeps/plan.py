@@ -6,6 +6,7 @@ from functools import cached_property
 
 import polars as pl
 
+from sweeps.fields import Arch, pick
 from sweeps.grid import (
     batch_sequences,
     expected_N,
@@ -14,7 +15,7 @@ from sweeps.grid import (
     sizes_around,
     steps_for,
 )
-from sweeps.spec import Arch, SpecError, SweepSpec, pick
+from sweeps.spec import SpecError, SweepSpec
 from xlstm.accounting import count_parameters, training_flops
 from xlstm.config import ModelConfig
 from xlstm.run_spec import DataSpec, RunSpec, canonical_json

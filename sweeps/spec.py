@@ -2,72 +2,22 @@
 
 from dataclasses import replace
 from functools import cached_property
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from sweeps.fields import Arch, ArchOrAll, Count, Fraction, PerArchCount, Positive, Section, for_all
 from sweeps.laws.settings import LawSettings
-from xlstm.arch_names import canonical_arch
+from sweeps.resources import Resources
 from xlstm.data.spec import CorpusSpec
-
-Arch = Annotated[str, AfterValidator(canonical_arch)]
-"""mlstm, transformer, lstm, slstm, xlstm[a:b] and its ablations, by the names of `xlstm.arch_names`."""
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class SpecError(ValueError):
     """A spec that cannot be run; the message names the file, the key, the value and the cure, on one line."""
 
 
-def _arch_or_all(name: str) -> str:
-    return name if name == "all" else canonical_arch(name)
-
-
-ArchOrAll = Annotated[str, AfterValidator(_arch_or_all)]
-
-
-def _for_all(value: Any) -> Any:
-    by_arch = isinstance(value, dict) and any(_names_archs(key) for key in value)
-    return value if by_arch else {"all": value}
-
-
-def _names_archs(key: Any) -> bool:
-    try:
-        _arch_or_all(str(key))
-    except ValueError:
-        return False
-    return True
-
-
-T = TypeVar("T")
-
-
-def pick(by_arch: dict[ArchOrAll, T], arch: Arch) -> T:
-    """The entry of `arch`, or else the one for all."""
-    return by_arch[arch] if arch in by_arch else by_arch["all"]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-PerArchCount = Annotated[
-    dict[ArchOrAll, Count], BeforeValidator(_for_all, json_schema_input_type=Count | dict[ArchOrAll, Count])
-]
-
-
-class Shape(_Section):
+class Shape(Section):
     """One rung of the ladder, shared by the architectures so that their sizes pair up."""
 
     archs: list[Arch] | None = None
@@ -78,7 +28,7 @@ class Shape(_Section):
     """Heads, for all or by architecture; without it, `d_model / head_dim` of the ladder."""
 
 
-class Ladder(_Section):
+class Ladder(Section):
     """Which model sizes there are, and which of them a budget gets."""
 
     shapes: list[Shape] = Field(min_length=1)
@@ -112,7 +62,7 @@ class Ladder(_Section):
         return any(shape.archs is None or arch in shape.archs for shape in self.shapes)
 
 
-class ExpectedOptimum(_Section):
+class ExpectedOptimum(Section):
     """A guess of N*(C) = N (C / budget)^exponent, to centre the sizes of each budget."""
 
     N: Positive
@@ -120,7 +70,7 @@ class ExpectedOptimum(_Section):
     exponent: Fraction = 0.5
 
 
-class LearningRate(_Section):
+class LearningRate(Section):
     """Peak learning rate: `base (reference_width / d_model)^exponent`, at most `maximum`; or a table."""
 
     base: Positive | None = None
@@ -139,15 +89,15 @@ class LearningRate(_Section):
 
 PerArchOptimum = Annotated[
     dict[ArchOrAll, ExpectedOptimum],
-    BeforeValidator(_for_all, json_schema_input_type=ExpectedOptimum | dict[ArchOrAll, ExpectedOptimum]),
+    BeforeValidator(for_all, json_schema_input_type=ExpectedOptimum | dict[ArchOrAll, ExpectedOptimum]),
 ]
 PerArchLearningRate = Annotated[
     dict[ArchOrAll, LearningRate],
-    BeforeValidator(_for_all, json_schema_input_type=LearningRate | dict[ArchOrAll, LearningRate]),
+    BeforeValidator(for_all, json_schema_input_type=LearningRate | dict[ArchOrAll, LearningRate]),
 ]
 
 
-class BatchSize(_Section):
+class BatchSize(Section):
     """Tokens a step: `tokens (C / reference_budget)^exponent`, rounded to whole sequences; or a table."""
 
     tokens: Count | None = None
@@ -163,7 +113,7 @@ class BatchSize(_Section):
         return self
 
 
-class Steps(_Section):
+class Steps(Section):
     """How the steps that a budget buys become the steps of a run."""
 
     multiple_of: Count = 1
@@ -174,7 +124,7 @@ class Steps(_Section):
     """A run whose rounding takes it further off its budget is refused."""
 
 
-class Schedule(_Section):
+class Schedule(Section):
     """Linear warm-up, a middle part, linear cool-down to zero."""
 
     kind: Literal["cosine", "wsd"] = "cosine"
@@ -202,7 +152,7 @@ class Schedule(_Section):
         return self
 
 
-class Optimizer(_Section):
+class Optimizer(Section):
     """AdamW; defaults as in arXiv:2510.02228."""
 
     beta1: Fraction = 0.9
@@ -212,7 +162,7 @@ class Optimizer(_Section):
     grad_clip: Positive = 0.5
 
 
-class Data(_Section):
+class Data(Section):
     """Where the text comes from and how it becomes tokens; see xlstm.data.CorpusSpec."""
 
     name: str = "python"
@@ -245,7 +195,7 @@ class Data(_Section):
         return CorpusSpec(**{**fields, "paths": tuple(self.paths)})
 
 
-class Validation(_Section):
+class Validation(Section):
     """The fixed held-out set, and how often it is looked at."""
 
     tokens: Count = 65_536
@@ -253,94 +203,14 @@ class Validation(_Section):
     """Validations a run, the last one after the last step."""
 
 
-class Cluster(_Section):
-    """An engine that trains the runs instead of processes of this machine; see docs/orchestration.md."""
-
-    engine: Literal["ray", "slurm"]
-    address: str | None = None
-    """Of a Ray cluster, as host:6379, or auto for one on this machine; none starts one here for the sweep."""
-    partition: str | None = None
-    account: str | None = None
-    constraint: str | None = None
-    options: dict[str, str | int] = {}
-    """Further options of Slurm's sbatch, as {"qos": "long"}."""
-
-
-class Switches(_Section):
-    """How a run trains: no switch changes its result beyond rounding, nor its key. See docs/training.md."""
-
-    compile: bool | None = None
-    """Compile the blocks; none: runs on a GPU that are long enough for it to pay."""
-    cuda_graph: bool | None = None
-    """Record a step and replay it; none: runs on a GPU whose steps are short. Never of shards (fsdp)."""
-    fused_loss: bool | None = None
-    """Head and loss in chunks, without the logits of all tokens; none: on a GPU, or where these are large."""
-    checkpoint_blocks: bool = False
-    """Compute a block again for its gradient: a third more time, and a fraction of the memory."""
-    deterministic: bool = True
-    """The same seed gives the same bits on a GPU; without, long contexts of a Transformer train faster."""
-
-
-class Resources(_Section):
-    """What one run gets, and a speed guess for the plan's time estimate."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    runs_in_parallel: Count | None = None
-    """At most so many at once; none leaves it to the cores, the memory and the GPUs that there are."""
-    threads: Count = 1
-    """CPU threads of a run, for each of its GPUs."""
-    gpus: Positive | Annotated[dict[Positive, Positive], Field(min_length=1)] = 1.0
-    """GPUs of a run, where it trains on some. With 0.5, two runs share one; 2 train a run together, on one
-    host. By size, as {1e8: 0.25, 1e9: 1, 4e9: 4}: a model takes the entry of the smallest listed N that is at
-    least its own, larger ones the last. On a CPU 2 or more are as many processes, over gloo."""
-    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    """What GPUs that train a run together hold of it: replicas, or shards of its weights and its optimiser;
-    auto takes replicas where these fill half of a GPU at most."""
-    timeout_s: Positive = 86_400
-    hang_after_s: Positive = 600
-    """A run that shows no progress for so long is ended, and resumed from its last checkpoint."""
-    memory_gib: Positive | None = None
-    """A run whose weights, gradients and optimiser state need more is refused before anything trains."""
-    flops_per_s: Positive = 4e10
-    step_overhead_s: Annotated[float, Field(ge=0)] = 0.005
-    checkpoint_every_s: Positive = 60.0
-    cluster: Cluster | None = None
-    """None: this machine."""
-    keep_final_checkpoint: bool = False
-    """Log the final weights of every run as an artifact."""
-    execution: Switches = Switches()
-    mps: bool = True
-    """Runs that share a GPU compute beside each other, by NVIDIA's MPS where it is there; else in turns."""
-
-    @field_validator("gpus")
-    @classmethod
-    def _shares_or_whole(cls, gpus: float | dict[float, float]) -> float | dict[float, float]:
-        for value in gpus.values() if isinstance(gpus, dict) else [gpus]:
-            if value > 1 and value != int(value):
-                raise ValueError(f"{value:g} GPUs: give a share of one, as 0.5, or a whole number")
-        return gpus
-
-    @property
-    def gpu_counts(self) -> tuple[float, ...]:
-        """What runs take, from the smallest model to the largest."""
-        return tuple(self.gpus[n] for n in sorted(self.gpus)) if isinstance(self.gpus, dict) else (self.gpus,)
-
-    def gpus_of(self, N: float) -> float:
-        """GPUs, or the share of one, of a model with N parameters."""
-        if not isinstance(self.gpus, dict):
-            return self.gpus
-        listed = sorted(self.gpus)
-        return self.gpus[next((n for n in listed if n >= N), listed[-1])]
-
-
-class HoldOutRun(_Section):
+class HoldOutRun(Section):
     """A run of each architecture beyond the grid, predicted by its law before it is trained."""
 
     budget_factor: Annotated[float, Field(gt=1)] = 3.0
     """Its budget, in largest budgets of the grid."""
 
 
-class Laws(_Section):
+class Laws(Section):
     """Settings of the fits; see sweeps.laws.settings."""
 
     law: str = "chinchilla"
@@ -359,7 +229,7 @@ class Laws(_Section):
         return LawSettings(**{**self.model_dump(), **lists})
 
 
-class SweepSpec(_Section):
+class SweepSpec(Section):
     """One sweep: budgets x sizes x architectures x context lengths x seeds on one corpus."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]

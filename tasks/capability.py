@@ -33,7 +33,7 @@ from sweeps.capability.plan import SuiteRun, plan_suite
 from sweeps.capability.results import Outcome, Results, outcome_of
 from sweeps.capability.spec import CapabilitySpec, TextSource, find_suite
 from sweeps.plan import PlannedRun, memory_bytes
-from sweeps.spec import Resources
+from sweeps.resources import Resources
 from tasks import deployments, tracking
 from tasks.artifacts import published
 from tasks.capability_spec import read_suite

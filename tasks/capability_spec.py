@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from sweeps.capability.fields import CapabilityError
 from sweeps.capability.spec import CapabilitySpec, find_suite, load_suite
-from sweeps.spec import Resources
+from sweeps.resources import Resources
 
 
 def read_suite(profile: str, overrides: Mapping[str, Any] | None = None) -> tuple[CapabilitySpec, Resources]:

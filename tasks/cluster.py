@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweeps.plan import PlannedRun
-from sweeps.spec import Resources
+from sweeps.resources import Resources
 from tasks import tracking
 from tasks.child import Limits, Watch
 from tasks.devices import devices_of, strategy_of

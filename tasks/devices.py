@@ -12,7 +12,7 @@ from typing import Literal
 import psutil
 
 from sweeps.plan import BYTES_PER_PARAMETER, PlannedRun
-from sweeps.spec import Resources
+from sweeps.resources import Resources
 from tasks.errors import UserError
 from xlstm.training.execution import Execution
 from xlstm.training.memory import fitting_micro_batch, predicted_bytes

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from sweeps.plan import PlannedRun
-from sweeps.spec import Resources
+from sweeps.resources import Resources
 from tasks.cluster import Elsewhere
 from tasks.devices import machine, need, runs_at_once, shares_gpus
 from tasks.launcher import Launcher

@@ -6,7 +6,7 @@ import threading
 from types import TracebackType
 from typing import Any, Self
 
-from sweeps.spec import Resources
+from sweeps.resources import Resources
 from tasks.cluster import Lost, conclude, prepare, train_there, wait
 from tasks.errors import UserError
 from xlstm.accounting import count_parameters

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from sweeps.plan import PlannedRun
-from sweeps.spec import Resources
+from sweeps.resources import Resources
 from tasks import tracking
 from tasks.launcher import Launcher, LauncherError
 from tasks.leases import Grant, LeasesClosed

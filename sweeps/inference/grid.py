@@ -6,9 +6,9 @@ from typing import Literal
 
 import polars as pl
 
+from sweeps.fields import pick
 from sweeps.inference.spec import Arch, BenchmarkSpec, Size
 from sweeps.inference.table import complete
-from sweeps.spec import pick
 from xlstm.accounting import mlstm_config, transformer_config
 from xlstm.config import MLSTMConfig
 from xlstm.timing.points import Point, TimedModel

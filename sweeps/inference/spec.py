@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from sweeps.spec import Count, PerArchCount, Positive, pick
+from sweeps.fields import Count, PerArchCount, Positive, Section, pick
 from sweeps.spec_files import find_profile, parse_fields, read_yaml
 
 PROFILES = Path(__file__).parent / "profiles"
@@ -18,11 +18,7 @@ Arch = Literal["mlstm", "transformer"]
 """Those that are measured in decoding."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Size(_Section):
+class Size(Section):
     """One model size, in every architecture unless `archs` says which."""
 
     name: Annotated[str, Field(min_length=1)]
@@ -33,7 +29,7 @@ class Size(_Section):
     num_heads: PerArchCount
 
 
-class Serving(_Section):
+class Serving(Section):
     """What the total cost is asked for: a sweep whose laws say what a loss takes to train, and a load."""
 
     sweep: str
@@ -52,7 +48,7 @@ class Serving(_Section):
     """Speed of training; without it, what the runs of the sweep achieved at its largest budget."""
 
 
-class BenchmarkSpec(_Section):
+class BenchmarkSpec(Section):
     """One benchmark: architectures x sizes x prefill lengths x batch sizes on this machine's device."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]

@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from sweeps.fields import Arch, pick
 from sweeps.grid import (
     batch_sequences,
     exact_steps,
@@ -15,7 +16,7 @@ from sweeps.grid import (
     steps_for,
 )
 from sweeps.plan import make_plan
-from sweeps.spec import Arch, SpecError, SweepSpec, pick
+from sweeps.spec import SpecError, SweepSpec
 from sweeps.spec_files import load_spec, parse_spec
 from tests.sweeps.test_spec import MINIMAL
 from xlstm.accounting import count_parameters, training_flops

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.plan import PlannedRun, make_plan
-from sweeps.spec import Resources
+from sweeps.resources import Resources
 from sweeps.spec_files import parse_spec
 from tasks.cluster import Elsewhere
 from tasks.devices import (

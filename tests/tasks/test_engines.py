@@ -18,7 +18,7 @@ import yaml
 
 from sweeps.gather import gather
 from sweeps.plan import Plan
-from sweeps.spec import Resources
+from sweeps.resources import Resources
 from tasks import preparation, tracking
 from tasks.cluster import Elsewhere
 from tasks.engines import place

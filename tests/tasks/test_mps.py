@@ -13,7 +13,7 @@ from typing import Self, cast
 import psutil
 import pytest
 
-from sweeps.spec import Resources
+from sweeps.resources import Resources
 from tasks.devices import Gpu, Machine
 from tasks.engines import place
 from tasks.mps import MAX_PATH, environment, shared_gpus
