@@ -12,7 +12,8 @@ at a learning rate that lets the losses fall from the first step on: where they 
 chaos. `--strategies` chooses between DDP and FSDP.
 
 `sweep`: 40 small runs as a sweep trains them (ledger, launcher, MLflow), on one GPU, on two, on two with
-kill -9 of the flow when half is done, and through Ray; see multi_gpu_sweep. `--rows` chooses among them.
+kill -9 of the flow when half is done, and through Ray; and 16 of which the largest have both GPUs. See
+multi_gpu_sweep. `--rows` chooses among them.
 `--wheels`: a folder of wheels that the machine has not (pydantic, polars, mlflow and theirs; ray), unpacked
 for it.
 
@@ -285,7 +286,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--part", choices=("scaling", "sweep"), help="both without")
     parser.add_argument("--only", nargs="*", default=[], help="words of the names of cases")
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
-    parser.add_argument("--rows", nargs="*", choices=("one", "two", "killed", "ray"), help="of the sweep")
+    parser.add_argument(
+        "--rows", nargs="*", choices=("one", "two", "killed", "ray", "mixed"), help="of the sweep"
+    )
     parser.add_argument("--wheels", type=Path)
     parser.add_argument("--time-limit", type=float, default=480.0)
     parser.add_argument("--quick", action="store_true")

@@ -1,5 +1,7 @@
 """Forty small runs as a sweep trains them: on one GPU, on two, with kill -9 of the flow half way, by Ray.
 
+And sixteen of which the largest four are trained by two GPUs each, beside the small ones: `mixed`.
+
 The plan, the ledger, the launcher, the trainer and MLflow are those of the flow; Prefect, which draws the
 display, is left out, so that a bare machine needs fewer wheels. Four runs share a GPU. After the kill the
 same command goes on; what was finished before must be there untouched, and every run finished once. A short
@@ -39,6 +41,10 @@ class Sweep:
     gpus: int
     killed: bool = False
     through_ray: bool = False
+    seeds: int | None = None
+    """The first so many; None for all."""
+    shares: Row | None = None
+    """GPUs of a run by its size; None for those of the sweep."""
 
 
 ROWS = {
@@ -46,6 +52,7 @@ ROWS = {
     "two": Sweep(gpus=2),
     "killed": Sweep(gpus=2, killed=True),
     "ray": Sweep(gpus=2, through_ray=True),
+    "mixed": Sweep(gpus=2, seeds=2, shares={"gpus": {4e6: 0.25, 1e7: 2}}),
 }
 SPEC: Row = {
     "name": "multi-gpu",
@@ -104,10 +111,8 @@ def sweep(options: argparse.Namespace, keep: Callable[[Row], None], left: Callab
     """The rows that are asked for; whether all that must hold did."""
     import torch
 
-    print(
-        "\n| runs | how | seconds | over one GPU | lost | trained twice |\n|---|---|---|---|---|---|",
-        flush=True,
-    )
+    columns = ("runs", "how", "seconds", "over one GPU", "lost", "trained twice", "GPUs in use", "")
+    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
     spec = QUICK if options.quick else SPEC
     alone: float | None = None
     well = True
@@ -131,12 +136,13 @@ def sweep(options: argparse.Namespace, keep: Callable[[Row], None], left: Callab
                 continue
             row = one_sweep(folder / name, row_of, spec, environment, quick=options.quick)
             alone = row["seconds"] if name == "one" else alone
-            row |= {"how": name, "GPUs": row_of.gpus, "over_one": row["seconds"] / alone if alone else None}
+            over_one = row["seconds"] / alone if alone and row_of.seeds is None else None
+            row |= {"how": name, "GPUs": row_of.gpus, "over_one": over_one}
             keep(row)
             well = well and "error" not in row and not row["lost"] and not row["twice"]
             print(
                 f"| {row['finished']} | {name} | {row['seconds']:.1f} | {row['over_one'] or 0:.2f}"
-                f" | {row['lost']} | {row['twice']} | {row.get('error', '')}",
+                f" | {row['lost']} | {row['twice']} | {row['in_use'] or 0:.2f} | {row.get('error', '')} |",
                 flush=True,
             )
     return well
@@ -171,13 +177,14 @@ def wheels(folder: Path | None, target: Path) -> dict[str, str]:
 
 def one_sweep(home: Path, row: Sweep, shared: Row, variables: dict[str, str], *, quick: bool) -> Row:
     """A sweep from its start to the last run, without the preparation of its text."""
-    resources = {**shared["resources"]}
+    resources = {**shared["resources"], **(row.shares or {})}
     if quick:
         resources["runs_in_parallel"] = row.gpus
+        resources["gpus"] = 2 if row.shares else 1  # processes
     if row.through_ray:
         resources["cluster"] = {"engine": "ray"}
     spec = home.with_suffix(".yaml")
-    spec.write_text(yaml.safe_dump({**shared, "resources": resources}))
+    spec.write_text(yaml.safe_dump({**shared, "resources": resources, "seeds": shared["seeds"][: row.seeds]}))
     leases = home.with_suffix(".leases")
     leases.mkdir()
     environment = {**variables, "ISOFLOP_LEASES": str(leases)}
@@ -215,6 +222,7 @@ def one_sweep(home: Path, row: Sweep, shared: Row, variables: dict[str, str], *,
         "before_the_kill": len(before),
         "lost": runs - len(finished) + len(before - ended(home)),
         "twice": sum(len(ids) > 1 for ids in finished.values()),
+        "in_use": None if quick or row.killed else in_use(home, resources, row.gpus),
         **error,
     }
 
@@ -233,6 +241,23 @@ def tracked(home: Path) -> dict[str, list[str]]:
         for key, run_id in database.execute(query):
             finished.setdefault(key, []).append(run_id)
     return finished
+
+
+def in_use(home: Path, resources: Row, gpus: int) -> float:
+    """Of all GPUs' time from the first run's start to the last one's end, what runs had."""
+    import sqlite3
+    from contextlib import closing
+
+    query = (
+        "select r.start_time, r.end_time, t.value from runs r left join tags t"
+        " on t.run_uuid = r.run_uuid and t.key = 'isoflop.devices' where r.status = 'FINISHED'"
+    )
+    shares = resources["gpus"]
+    small = min(shares.values()) if isinstance(shares, dict) else shares
+    with closing(sqlite3.connect(f"file:{home / 'mlflow.db'}?mode=ro", uri=True, timeout=30)) as database:
+        rows = [(start, end, float(devices or small)) for start, end, devices in database.execute(query)]
+    span = max(end for _, end, _ in rows) - min(start for start, _, _ in rows)
+    return sum((end - start) * share for start, end, share in rows) / (span * gpus)
 
 
 def ended(home: Path) -> set[str]:
