@@ -52,6 +52,14 @@ def test_the_likeliest_token_always_stays() -> None:
         assert [int(choose(logits, sampling)) for _ in range(20)] == [1] * 20
 
 
+@pytest.mark.parametrize("temperature", [1e-37, 1e-39, 1e-300])
+def test_next_to_no_temperature_takes_the_likeliest(temperature: float) -> None:
+    logits = torch.tensor([[-9.0, 30.0, 29.0]])
+    sampling = Sampling(temperature=temperature)
+    assert probabilities(logits, sampling).tolist() == [[0.0, 1.0, 0.0]]
+    assert int(choose(logits, sampling)) == 1
+
+
 def test_draws_stay_within_what_is_allowed() -> None:
     torch.manual_seed(0)
     logits = torch.randn(1, 50).expand(3000, -1)

@@ -33,14 +33,17 @@ GREEDY = Sampling(temperature=0)
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     """Of each token, (..., vocabulary); with temperature above 0. Never waits for the device."""
-    scaled = logits / sampling.temperature
     if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
-        best, places = scaled.topk(sampling.top_k, -1)
-        scaled = torch.full_like(scaled, -torch.inf).scatter(-1, places, best)
+        best, places = logits.topk(sampling.top_k, -1)
+        logits = torch.full_like(logits, -torch.inf).scatter(-1, places, best)
+    # From the likeliest down: next to no temperature takes others to minus infinity, and none to infinity.
+    below = logits - logits.amax(-1, keepdim=True)
+    scaled = below / max(sampling.temperature, torch.finfo(logits.dtype).tiny)
     chances = scaled.softmax(-1)
     if sampling.top_p is None or sampling.top_p == 1:
         return chances
-    ordered, places = chances.sort(dim=-1, descending=True, stable=True)
+    places = logits.argsort(dim=-1, descending=True, stable=True)
+    ordered = chances.gather(-1, places)
     # A token stays where those before it hold less than top_p: the likeliest always does.
     ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= sampling.top_p, 0.0)
     kept = torch.zeros_like(chances).scatter(-1, places, ordered)
