@@ -84,8 +84,14 @@ class Child:
         return End(code=None, cause=cause)
 
     def _receive(self, timeout_s: float) -> int | None:
+        """The exit code; None where the zygote is gone."""
         self.connection.settimeout(max(timeout_s, 1e-3))
-        message = self.connection.recv(64)
+        try:
+            message = self.connection.recv(64)
+        except (
+            ConnectionResetError
+        ):  # it closed before it had read what it was sent: once; what it said follows
+            message = self.connection.recv(64)
         return int(message) if message else None
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,8 @@ def _wait(process: "subprocess.Popen[bytes]", request: str, timeout_s: float) ->
         process.wait(timeout_s)
     except BrokenPipeError:
         process.wait()
+        with suppress(BrokenPipeError):
+            process.stdin.close()  # which tries once more to write; whoever closes it again has nothing to
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -117,8 +117,8 @@ class Zygote:
 
     def _command(self, pid: int) -> None:
         """Send the child the signal that is asked for; SIGTERM where nobody waits for it any more."""
-        connection = self.children[pid]
-        if connection is None:
+        connection = self.children.get(pid)
+        if connection is None:  # or reaped a moment ago, in the same round of events
             return
         with suppress(ConnectionResetError):
             if message := connection.recv(16):

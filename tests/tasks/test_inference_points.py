@@ -1,10 +1,12 @@
 """A point in a process of its own: measured for real, and broken in every way."""
 
+import os
 import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -72,6 +74,22 @@ def test_a_model_that_does_not_fit_is_a_reason_and_not_a_traceback(tmp_path: Pat
     found = measure_point(replace(point, model=POINT.model), tmp_path, timeout_s=120)
     assert found.error is not None
     assert "GiB" in found.error or "memory" in found.error
+
+
+def test_a_worker_that_ends_before_it_is_asked_is_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pipe to it is broken then, when it is written to and when it is closed."""
+    started = subprocess.Popen
+
+    def ended(*arguments: Any, **options: Any) -> "subprocess.Popen[bytes]":
+        process = started(*arguments, **options)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", ended)
+    found = measure_point(POINT, tmp_path, timeout_s=60, command=(sys.executable, "-c", "exit(3)"))
+    assert found.error == "crashed: ended with exit code 3 and without a result"
 
 
 def test_an_old_answer_is_never_taken_for_a_new_one(tmp_path: Path) -> None:

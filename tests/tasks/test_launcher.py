@@ -4,8 +4,10 @@ import dataclasses
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tasks.child import Child, End, Limits
 from tasks.launcher import Launcher, LauncherError
 from tasks.zygote import exit_code
 from xlstm.config import TransformerConfig
@@ -189,6 +192,16 @@ def test_a_stopped_training_and_a_stopped_zygote_are_hung_and_leave_nobody(tmp_p
         assert running.result(timeout=30).failure is Failure.HUNG
         assert until(lambda: not alive(pid))
         assert launcher.run(job(tmp_path, "ok"), timeout_s=30).status == "finished"
+
+
+def test_a_zygote_that_went_before_it_had_read_is_gone_and_no_error() -> None:
+    """As for the second of two trainings that are to end, where the first one's owner lost patience."""
+    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    closing = threading.Timer(0.3, theirs.close)
+    closing.start()
+    with Child(connection=mine, pid=0) as child:
+        assert child.wait(Limits(timeout_s=0.01)) == End(code=None, cause=Failure.TIME_LIMIT)
+    closing.join()
 
 
 def test_a_training_holds_its_lease_to_its_end(fake: Launcher, tmp_path: Path) -> None:

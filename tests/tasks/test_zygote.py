@@ -47,3 +47,30 @@ def test_the_doctor_sees_a_zygote_that_cannot_import_what_trainings_need(
     (found,) = doctor.zygote()
     assert found.fault
     assert found.text == "cannot be started: ImportError: it needs scipy"
+
+
+SAME_ROUND = """
+import os, selectors, signal, socket
+from tasks.child import Child, End, Limits
+from tasks.zygote import Zygote
+control, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+zygote, pid = Zygote(control, print), os.fork()
+if pid == 0:
+    os._exit(0)
+zygote.children[pid] = theirs
+zygote.selector.register(theirs, selectors.EVENT_READ, lambda: zygote._command(pid))
+mine.send(str(int(signal.SIGTERM)).encode())
+os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+events = zygote.selector.select()
+zygote._reap()
+for key, _ in events:
+    key.data()
+assert not zygote.children
+assert Child(connection=mine, pid=pid).wait(Limits(timeout_s=10)) == End(code=0)
+"""
+
+
+def test_a_signal_for_a_training_that_has_just_ended_harms_nobody() -> None:
+    """Its end and the message may come in one round of events, in this order."""
+    subprocess.run([sys.executable, "-c", SAME_ROUND], check=True, timeout=60)
