@@ -1,5 +1,6 @@
 """Fields of an official configuration, read with care: what we cannot compute is refused by name."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +16,13 @@ class Fields:
     source: str
 
     def number(self, *names: str, default: float | None = None) -> float:
-        """The first of these that is there and not null."""
+        """The first of these that is there and not null, a finite number."""
         for name in names:
             value = self.values.get(name)
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float):
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (is_number and -math.inf < value < math.inf):
                 raise CheckpointError(f"{self.source}: {name} = {value!r}: a number is due")
             return value
         if default is None:
@@ -33,6 +35,15 @@ class Fields:
         if value != int(value) or value < 1:
             raise CheckpointError(f"{self.source}: {names[0]} = {value!r}: must be a whole number from 1")
         return int(value)
+
+    def soft_cap(self, name: str, default: float) -> float:
+        """A number above 0. Null is refused: the official code then caps nothing, and our model always does."""
+        if self.values.get(name, default) is None:
+            raise CheckpointError(f"{self.source}: {name} = None: this model has a soft cap")
+        value = float(self.number(name, default=default))
+        if value <= 0:
+            raise CheckpointError(f"{self.source}: {name} = {value!r}: must be above 0")
+        return value
 
     def only(self, name: str, expected: object, default: object = None) -> None:
         """Refuse any other value than the one that our model has."""

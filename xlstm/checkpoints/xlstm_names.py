@@ -55,8 +55,8 @@ def read_config(fields: Fields, weights: Mapping[str, Tensor]) -> MLSTMConfig:
             ffn_dim=first_dimension(weights, gate, fields.source) // (2 if fused else 1),
             head_dim_qk=queries // heads,
             chunk_size=fields.whole("chunk_size", default=64),
-            gate_soft_cap=float(fields.number("gate_soft_cap", default=15.0)),
-            logit_soft_cap=float(fields.number("output_logit_soft_cap", default=30.0)),
+            gate_soft_cap=fields.soft_cap("gate_soft_cap", 15.0),
+            logit_soft_cap=fields.soft_cap("output_logit_soft_cap", 30.0),
             norm_eps=norm_eps,
         )
     except ValueError as error:
