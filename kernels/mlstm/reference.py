@@ -18,13 +18,14 @@ Three remarks make the code below short.
   that follows from exp(m) [C | n]: exact for every loss of h and of the physical states.
 """
 
-import math
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from kernels.mlstm.reference_layout import documents_layout, rows_layout
 
 State = tuple[Tensor, Tensor, Tensor]
 """C (B, H, K, V), n (B, H, K), m (B, H): the physical state is exp(m) C and exp(m) n. Empty: all zero."""
@@ -68,9 +69,9 @@ def mlstm_reference(
         log_i, log_f = activate_gates(i.to(dtype), f.to(dtype), gate_soft_cap, input_gate)
         values = F.pad(v.to(dtype), (0, 1), value=1.0)
         if cu_seqlens is None:
-            layout = _rows_layout(batch, length, chunk_size)
+            layout = rows_layout(batch, length, chunk_size)
         else:
-            layout = _documents_layout(cu_seqlens, chunk_size)
+            layout = documents_layout(cu_seqlens, chunk_size)
         state, m_start = _join_state(initial_state, layout.rows, heads, k.shape[-1], values)
         y, m, state, m_end = _GatedLinearAttention.apply(
             layout.split(q.to(dtype) * q.shape[-1] ** -0.5),
@@ -182,8 +183,7 @@ def _normalise(y: Tensor, m: Tensor, eps: float, exact_norm: bool) -> Tensor:
     return y[..., :-1] / norm[..., None]
 
 
-# Chunks. Those that are due at one time, the n-th of every row, stand next to each other, and rows with more
-# chunks come first, as in a torch PackedSequence: at step n the first counts[n] rows are still running.
+# Chunks, in the order of `reference_layout`: at step n the first counts[n] rows are still running.
 
 
 class _Gates(NamedTuple):
@@ -287,97 +287,6 @@ class _GatedLinearAttention(torch.autograd.Function):
 
 def _reverse_cumsum(x: Tensor) -> Tensor:
     return x.sum(-1, keepdim=True) - x.cumsum(-1) + x
-
-
-# Layouts: from sequences to chunks and back.
-
-
-class _Layout(NamedTuple):
-    counts: list[int]
-    """Rows that have an n-th chunk, for each n; never increasing."""
-    rows: int
-    chunk: int
-    length: int
-    tokens: Tensor | None = None
-    """(chunks, L), packed documents only: the token at each place; the last of its document as padding."""
-    padding: Tensor | None = None
-    """(chunks, L): True where no token stands."""
-    places: Tensor | None = None
-    """(S,): where each token stands in the flattened chunks."""
-    order: Tensor | None = None
-    """(documents,): longest first."""
-
-    def split(self, x: Tensor) -> Tensor:
-        """(B, S, H, D) to (chunks, H, L, D)."""
-        if self.tokens is not None:
-            return x[0][self.tokens].transpose(1, 2)
-        x = F.pad(x, (0, 0, 0, 0, 0, self._tail)) if self._tail else x
-        x = x.unflatten(1, (len(self.counts), self.chunk)).permute(1, 0, 3, 2, 4)
-        return x.flatten(0, 1)
-
-    def split_gate(self, x: Tensor, padding: float) -> Tensor:
-        """(B, S, H) to (chunks, H, L). Padding: log i = -inf writes nothing, log f = 0 forgets nothing."""
-        if self.tokens is not None and self.padding is not None:
-            return x[0][self.tokens].transpose(1, 2).masked_fill(self.padding[:, None], padding)
-        x = F.pad(x, (0, 0, 0, self._tail), value=padding) if self._tail else x
-        return x.unflatten(1, (len(self.counts), self.chunk)).permute(1, 0, 3, 2).flatten(0, 1)
-
-    def join(self, x: Tensor) -> Tensor:
-        """(chunks, H, L, D) to (B, S, H, D)."""
-        if self.places is not None:
-            return x.transpose(1, 2).flatten(0, 1)[self.places][None]
-        x = x.unflatten(0, (len(self.counts), self.rows)).permute(1, 0, 3, 2, 4)
-        return x.flatten(1, 2)[:, : self.length]
-
-    def order_rows(self, x: Tensor) -> Tensor:
-        return x if self.order is None else x[self.order]
-
-    def restore_rows(self, x: Tensor) -> Tensor:
-        return x if self.order is None else x[self.order.argsort()]
-
-    @property
-    def _tail(self) -> int:
-        return len(self.counts) * self.chunk - self.length
-
-
-def _rows_layout(batch: int, length: int, chunk_size: int) -> _Layout:
-    chunk = _chunk_length(length, chunk_size)
-    return _Layout(counts=[batch] * -(-length // chunk), rows=batch, chunk=chunk, length=length)
-
-
-def _chunk_length(length: int, longest: int) -> int:
-    """A power of two of at least 2 sqrt(length), if that is not too long."""
-    balanced = 1 << (2 * math.isqrt(length) - 1).bit_length() if length else 1
-    return min(longest, balanced, max(1, length))
-
-
-def _documents_layout(cu_seqlens: Tensor, chunk_size: int) -> _Layout:
-    """Every document starts a chunk, so no chunk mixes two."""
-    bounds = cu_seqlens.long()
-    lengths = bounds.diff()
-    longest = int(lengths.max()) if len(lengths) else 0
-    chunk = _chunk_length(longest, chunk_size)
-    order = lengths.argsort(descending=True, stable=True)
-    starts, ends = bounds[:-1][order], bounds[1:][order]
-    offsets = torch.arange(0, longest, chunk, device=bounds.device)
-    running = starts + offsets[:, None] < ends  # (steps, documents)
-    first = (starts + offsets[:, None])[running]
-    ends = ends.expand_as(running)[running]
-    tokens = first[:, None] + torch.arange(chunk, device=bounds.device)
-    padding = tokens >= ends[:, None]
-    length = int(bounds[-1])
-    places = torch.empty(length, dtype=torch.long, device=bounds.device)
-    places[tokens[~padding]] = (~padding).flatten().nonzero().squeeze(-1)
-    return _Layout(
-        counts=running.sum(-1).tolist(),
-        rows=len(lengths),
-        chunk=chunk,
-        length=length,
-        tokens=torch.minimum(tokens, ends[:, None] - 1),
-        padding=padding,
-        places=places,
-        order=order,
-    )
 
 
 def _join_state(
