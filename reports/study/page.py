@@ -13,6 +13,7 @@ from reports.numbers import has_interval
 from reports.palette import css_variables
 from reports.provenance import Provenance
 from reports.study import figures, runtime_figures, tables, verdict_tables
+from reports.study.forms import form_of
 from reports.study.verdict_tables import VERDICTS
 from reports.study.view import study_view
 from sweeps.study import Study
@@ -128,7 +129,7 @@ def spread(statement: Statement) -> str:
     """Where the values and the ends of their intervals lie, for statements of one kind of number."""
     if not statement.evidence or not statement.quantity:
         return ""
-    form = tables.form_of(statement.evidence[0].form)
+    form = form_of(statement.evidence[0].form)
     values = [e.value for e in statement.evidence]
     middle = [v.value for v in values]
     ends = [end for v in values if has_interval(v) for end in (v.low, v.high)]

@@ -17,7 +17,7 @@ from reports.figures.charts import (
     six,
 )
 from reports.palette import ARCH_SHAPES, arch_color, var
-from reports.study.figures import HEIGHT, bounds, column, ends, interval_layers, spelt
+from reports.study.marks import HEIGHT, bounds, column, ends, interval_layers, spelt
 from sweeps.study import Study
 
 

@@ -3,58 +3,13 @@
 from collections.abc import Callable
 
 from reports import numbers
-from reports.cells import Cell, Form, Table, estimate, integer, left, number, right
+from reports.cells import Cell, Table, estimate, integer, left, number, right
 from reports.palette import arch_label
-from sweeps.laws import Estimate
+from reports.study.forms import digits, percent, places
+from reports.study.runtime_tables import ratios, runtimes
 from sweeps.study import Study, printed
 from sweeps.study.isoflop import RANGES, our_law, published_law
 from sweeps.study.parametric import objective_at
-
-
-def digits(count: int) -> Form:
-    """A form of so many significant digits."""
-    return lambda value: numbers.exact(value, count)
-
-
-def places(count: int) -> Form:
-    """A form of so many decimals."""
-    return lambda value: numbers.fixed(value, count)
-
-
-def percent(value: float | None) -> str:
-    """A share as percent."""
-    return f"{numbers.fixed(100 * value, 1)} %" if numbers.known(value) else numbers.NOT_KNOWN
-
-
-def milliseconds(value: float | None) -> str:
-    """Seconds as milliseconds."""
-    return f"{numbers.exact(1e3 * value, 3)} ms" if numbers.known(value) else numbers.NOT_KNOWN
-
-
-def tera(value: float | None) -> str:
-    """FLOP/s or bytes/s in units of 1e12."""
-    return f"{numbers.exact(value / 1e12, 4)} T/s" if numbers.known(value) else numbers.NOT_KNOWN
-
-
-_FORMS: dict[str, Form] = {
-    "exponent": places(4),
-    "count": numbers.count,
-    "loss": places(4),
-    "nats": places(4),
-    "error": digits(4),
-    "rate": tera,
-    "bytes": numbers.size,
-    "seconds": milliseconds,
-    "ratio": places(3),
-    "slope": digits(3),
-    "log": places(4),
-    "time": places(3),
-}
-
-
-def form_of(name: str) -> Form:
-    """How a kind of number is written."""
-    return _FORMS[name]
 
 
 def optima(study: Study) -> Table:
@@ -294,70 +249,6 @@ _COUNTS = {
 }
 
 
-def runtimes(study: Study) -> Table:
-    """Runtime fits by both methods."""
-    known = {(p.kind, p.model): p for p in printed.RUNTIMES}
-    rows = []
-    for f in study.runtimes:
-        was = known.get((f.kind, f.model))
-        ours = {} if f.ours is None else f.ours.params
-        rate = ours.get("flops_per_s" if f.kind == "ttft" else "bytes_per_s", _UNKNOWN)
-        rows.append(
-            (
-                Cell("TTFT" if f.kind == "ttft" else "step"),
-                Cell(f.model),
-                integer(f.n),
-                integer(f.unique_used),
-                number(was.rate if was else None, tera),
-                number(f.all_rows.rate, tera),
-                *estimate(rate, tera),
-                *estimate(ours.get("overhead", _UNKNOWN), milliseconds),
-                *estimate(ours.get("per_sequence", _UNKNOWN), milliseconds),
-                number(f.resampled.mape, percent),
-                number(f.all_rows.mape, percent),
-                number(f.ours_mape, percent),
-                number(f.one_rate_mape, percent),
-                Cell("their form is not identified" if f.refusal else "", mark="quiet"),
-            )
-        )
-    return Table(
-        key="runtimes",
-        caption=(
-            "t = work / rate + overhead + B per sequence. TTFT: FLOP/s. Step: bytes/s, of the cache for a"
-            " Transformer (its weights are in the overhead), of all bytes for an xLSTM. One rate: the error"
-            " of a"
-            " Transformer's step with weights and cache at one bandwidth."
-        ),
-        columns=(
-            *left("Time", "Model"),
-            *right("Rows", "Used by theirs", "Rate published", "Theirs, all rows", "Rate ours", "Interval"),
-            *right("Overhead", "Interval", "Per sequence", "Interval"),
-            *right("Error published", "theirs, all rows", "ours", "one rate"),
-            *left("Remark"),
-        ),
-        rows=tuple(rows),
-    )
-
-
-def ratios(study: Study) -> Table:
-    """Measured times against each other."""
-    return Table(
-        key="time-ratios",
-        caption="Measured time of the xLSTM over the Transformer's, one sequence: geometric mean.",
-        columns=(*left("Time"), *right("Prefill", "Sizes", "Ratio", "Interval"), *left("Each size")),
-        rows=tuple(
-            (
-                Cell("TTFT" if r.kind == "ttft" else "step"),
-                integer(r.prefill),
-                integer(len(r.sizes)),
-                *estimate(r.mean, places(3)),
-                Cell("; ".join(f"{s} {numbers.fixed(v, 3)}" for s, v in zip(r.sizes, r.ratios, strict=True))),
-            )
-            for r in study.time_ratios
-        ),
-    )
-
-
 def bounded(study: Study) -> Table:
     """What losses known to an interval do to the optima."""
     return Table(
@@ -424,8 +315,6 @@ def _bounds(low: float | None, high: float | None) -> str:
         return ""
     return f"{numbers.fixed(low, 4)} to {numbers.fixed(high, 4)}"
 
-
-_UNKNOWN = Estimate(value=float("nan"))
 
 MAKERS: tuple[Callable[[Study], Table], ...] = (
     optima,
