@@ -6,8 +6,8 @@ import numpy as np
 
 from reports import numbers
 from reports.cells import Cell, Table, estimate, integer, left, number, right, yes
-from reports.study.tables import digits, form_of, places
-from sweeps.study import errata
+from reports.study.forms import digits, form_of, places
+from sweeps.study.erratum import Erratum
 from sweeps.study.reproduction import Row
 from sweeps.study.statements import Statement
 
@@ -94,7 +94,7 @@ def tally(rows: Sequence[Row]) -> Table:
     )
 
 
-def erratum(found: errata.Erratum) -> Table:
+def erratum(found: Erratum) -> Table:
     """Published, their method on these data, ours."""
     return Table(
         key=f"erratum-{found.key}",
