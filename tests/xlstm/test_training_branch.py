@@ -8,16 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.xlstm.test_training_run import (
-    MLSTM,
-    TRANSFORMER,
-    corpus,
-    elsewhere,
-    history,
-    job,
-    stop_at,
-    weights,
-)
+from tests.xlstm.training_jobs import MLSTM, TRANSFORMER, elsewhere, history, stop_at, weights
 from xlstm.accounting import training_flops
 from xlstm.config import ModelConfig
 from xlstm.data import TokenStream
@@ -27,8 +18,6 @@ from xlstm.training.failures import StoppedError
 from xlstm.training.job import RunResult, TrainJob
 from xlstm.training.run import train
 from xlstm.trunk import TrunkJob, branch_step, trunk_key
-
-__all__ = ["corpus", "job"]
 
 POINTS = (8, 16, 24)
 """Where runs of 10, 20 and 30 steps branch, each cooling down for a fifth."""

@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from tests.xlstm.test_training_run import corpus, elsewhere, history, job, weights
+from tests.xlstm.training_jobs import elsewhere, history, weights
 from xlstm.data import TokenStream
 from xlstm.training.failures import Failure, StoppedError
 from xlstm.training.job import CHECKPOINT, RunResult, TrainJob
 from xlstm.training.run import train
-
-__all__ = ["corpus", "job"]
 
 
 def test_a_paused_run_goes_on_where_it_was_bit_identically(

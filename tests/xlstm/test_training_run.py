@@ -1,122 +1,26 @@
-"""A run from job to result: what is tracked, determinism, resuming, and every way to fail."""
+"""A run from job to result: its files, determinism, resuming, and every way to fail."""
 
 import dataclasses
 import json
 import math
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
 
-from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
-from xlstm.data import Corpus, CorpusError, CorpusSpec, TokenStream, prepare_corpus, validation_windows
+from tests.xlstm.training_jobs import MLSTM, STEPS, TRANSFORMER, elsewhere, history, stop_at, weights
+from xlstm.config import ModelConfig
+from xlstm.data import Corpus, CorpusError, TokenStream, validation_windows
 from xlstm.models import build_model
-from xlstm.run_spec import OptimizerSpec, RunSpec, canonical_json
 from xlstm.training.failures import Failure, NonFiniteLossError, StoppedError
 from xlstm.training.job import CHECKPOINT, RunResult, TrainJob
 from xlstm.training.run import record_death, train
-from xlstm.training.tracking import flatten
-
-TRANSFORMER = TransformerConfig(vocab_size=256, d_model=16, num_blocks=1, num_heads=2, ffn_dim=32)
-MLSTM = MLSTMConfig(vocab_size=256, d_model=16, num_blocks=1, num_heads=2, ffn_dim=32, head_dim_qk=4)
-STEPS = 24
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    root = tmp_path_factory.mktemp("corpus")
-    (root / "text").mkdir()
-    for i in range(20):
-        (root / "text" / f"f{i}.txt").write_text(f"def f{i}(x):\n    return x * {i} + {i * i}\n" * 3)
-    spec = CorpusSpec(name="tiny", source="files", paths=(str(root / "text"),), validation_fraction=0.25)
-    return prepare_corpus(spec, root / "tiny-bytes")
-
-
-@pytest.fixture
-def job(corpus: Corpus, tracking_uri: str, tmp_path: Path) -> TrainJob:
-    return TrainJob(
-        spec=run_spec(corpus),
-        data_folder=corpus.folder,
-        run_dir=tmp_path / "run",
-        tracking_uri=tracking_uri,
-        experiment="tests",
-        artifact_root=(tmp_path / "artifacts").as_uri(),
-        run_name="tiny",
-        tags={"isoflop.sweep": "s", "isoflop.budget": "1e9"},
-        keep_final_checkpoint=True,
-    )
-
-
-def run_spec(corpus: Corpus, model: ModelConfig = TRANSFORMER, **changes: object) -> RunSpec:
-    fields: dict[str, object] = {
-        "model": model,
-        "data": corpus.spec(),
-        "optimizer": OptimizerSpec(peak_lr=3e-3, warmup_steps=4, cooldown_steps=4),
-        "context_length": 16,
-        "batch_size": 4,
-        "steps": STEPS,
-        "validation_tokens": 320,
-        "validation_every": 10,
-        "seed": 3,
-        **changes,
-    }
-    return RunSpec(**fields)  # type: ignore[arg-type]
-
-
-def elsewhere(job: TrainJob, name: str, **spec_changes: object) -> TrainJob:
-    """The same job in another folder, with another spec if asked."""
-    spec = dataclasses.replace(job.spec, **spec_changes)  # type: ignore[arg-type]
-    return dataclasses.replace(job, spec=spec, run_dir=job.run_dir.with_name(name))
-
-
-def weights(job: TrainJob) -> dict[str, torch.Tensor]:
-    return torch.load(job.run_dir / "model" / "data" / "model.pt")
-
-
-def history(job: TrainJob, run_id: str, key: str) -> list[tuple[int, float]]:
-    return sorted((m.step, m.value) for m in MlflowClient(job.tracking_uri).get_metric_history(run_id, key))
-
-
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, action: object) -> None:
-    """Do something when the batch of a step is fetched; the trainer looks one batch ahead."""
-    fetch = TokenStream.batch
-
-    def batch(self: TokenStream, at: int) -> np.ndarray:
-        if at == step:
-            action()  # type: ignore[operator]
-        return fetch(self, at)
-
-    monkeypatch.setattr(TokenStream, "batch", batch)
-
-
-def test_a_run_is_tracked_with_all_that_determines_it(job: TrainJob, corpus: Corpus) -> None:
-    result = train(job)
-    assert result.status == "finished"
-    assert result.mlflow_run_id is not None
-    run = MlflowClient(job.tracking_uri).get_run(result.mlflow_run_id)
-    assert run.info.status == "FINISHED"
-    assert run.info.run_name == "tiny"
-    expected = flatten(dataclasses.asdict(job.spec))
-    assert run.data.params == {key: str(value) for key, value in expected.items()}
-    tags = run.data.tags
-    assert tags["isoflop.run_key"] == job.spec.run_key
-    assert tags["isoflop.spec"] == canonical_json(job.spec)
-    assert tags["isoflop.data_hash"] == corpus.spec().content_hash
-    assert tags["isoflop.budget"] == "1e9"
-    assert tags["isoflop.device"] == "cpu"
-    assert tags["isoflop.version.torch"] == torch.__version__
-    assert "isoflop.git_revision" in tags
-    assert run.data.metrics.keys() == result.metrics().keys() | {"optimizer/lr", "optimizer/grad_norm"}
-    for name, value in result.metrics().items():
-        assert run.data.metrics[name] == value, name
 
 
 def test_history_result_and_files(job: TrainJob, corpus: Corpus) -> None:
@@ -308,47 +212,6 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_run_starts_again(
     assert "cannot be read" in capfd.readouterr().out
 
 
-class Store:
-    """Stands between a training and its store, and loses the connection for a number of calls."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
-        self.left = calls
-        log_batch = MlflowClient.log_batch
-
-        def lossy(client: MlflowClient, *args: object, **kwargs: object) -> object:
-            if self.left > 0 and "metrics" in kwargs:
-                self.left -= 1
-                raise MlflowException(
-                    "(sqlite3.OperationalError) database is locked", TEMPORARILY_UNAVAILABLE
-                )
-            return log_batch(client, *args, **kwargs)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(MlflowClient, "log_batch", lossy)
-        monkeypatch.setattr("xlstm.training.tracking.FLUSH_EVERY_S", 0.0)
-
-
-def test_a_store_that_comes_back_loses_no_metric(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store(monkeypatch, calls=5)
-    result = train(job)
-    assert store.left == 0
-    steps = [step for step, _ in history(job, result.mlflow_run_id or "", "train_loss")]
-    assert steps == [*range(1, STEPS + 1), STEPS]
-
-
-def test_a_store_that_stays_away_fails_the_run(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        Store(patch, calls=10**9)
-        patch.setattr("xlstm.training.tracking.PATIENCE_S", -1.0)
-        with pytest.raises(MlflowException):
-            train(job)
-    result = RunResult.from_json((job.run_dir / "result.json").read_text())
-    assert result.failure is Failure.DATABASE_LOST
-    assert train(job).status == "finished"
-    client = MlflowClient(job.tracking_uri)
-    lost = client.get_run(result.mlflow_run_id or "")
-    assert (lost.info.status, lost.data.tags["isoflop.failure"]) == ("KILLED", "database lost")
-
-
 def test_a_failed_run_can_be_trained_again(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         stop_at(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -400,60 +263,5 @@ def test_a_job_survives_json(job: TrainJob) -> None:
 
 
 def test_the_jobs_module_is_light() -> None:
-    import subprocess
-    import sys
-
     code = "import sys, xlstm.training.job; assert not {'torch', 'lightning', 'mlflow'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_the_tracked_model_loads_through_mlflow_alone(
-    job: TrainJob, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as without:
-        without.setitem(sys.modules, "pandas", None)  # as in a training's process
-        without.delitem(sys.modules, "mlflow.pyfunc", raising=False)
-        result = train(job)
-    from mlflow import pyfunc, set_tracking_uri
-
-    set_tracking_uri(job.tracking_uri)
-    loaded = pyfunc.load_model(f"runs:/{result.mlflow_run_id}/model")
-    tokens = torch.tensor(corpus.validation[:16].astype("int64"))[None]
-    model = build_model(job.spec.model)
-    model.load_state_dict(weights(job))
-    with torch.inference_mode():
-        expected = model.eval()(tokens).float().numpy()
-    assert (loaded.predict(tokens.numpy()) == expected).all()
-
-
-def test_the_corpus_and_a_description_stand_in_the_run(job: TrainJob, corpus: Corpus) -> None:
-    run = MlflowClient(job.tracking_uri).get_run(train(job).mlflow_run_id)
-    (data,) = run.inputs.dataset_inputs
-    assert (data.dataset.name, data.dataset.digest) == (corpus.spec().name, corpus.spec().content_hash[:36])
-    assert run.data.tags["mlflow.note.content"].startswith(f"{job.spec.model.arch}, ")
-
-
-def test_the_machine_is_watched(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xlstm.training.system_metrics.SAMPLE_EVERY_S", 0.05)
-    metrics = MlflowClient(job.tracking_uri).get_run(train(job).mlflow_run_id).data.metrics
-    assert metrics["system/cpu_utilization_percentage"] >= 0
-    assert metrics["system/system_memory_usage_megabytes"] > 0
-
-
-def test_trainings_that_begin_at_once_name_the_same_data(
-    job: TrainJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """MLflow's insert of a data set races; the second finds it there when it asks again."""
-    log_inputs, calls = MlflowClient.log_inputs, []
-
-    def race(client: MlflowClient, *args: object, **kwargs: object) -> None:
-        calls.append(args)
-        if len(calls) == 1:
-            raise MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.name")
-        log_inputs(client, *args, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(MlflowClient, "log_inputs", race)
-    result = train(job)
-    assert len(calls) == 2
-    run = MlflowClient(job.tracking_uri).get_run(result.mlflow_run_id or "")
-    assert len(run.inputs.dataset_inputs) == 1
