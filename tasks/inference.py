@@ -189,16 +189,17 @@ def measure(
 
 @task(name="device limits", cache_policy=NO_CACHE)
 def limits_of(benchmark: Benchmark) -> dict[str, float]:
-    """What the device does at best; measured once."""
-    state = benchmark.state
-    found = inference_tracking.known_limits(state, benchmark.machine)
+    """What the device does at best; measured once in each dtype."""
+    state, spec = benchmark.state, benchmark.spec
+    asked = f"{benchmark.machine}, {spec.dtype}"
+    found = inference_tracking.known_limits(state, asked)
     if not found:
-        spec, folder = benchmark.spec, benchmark.folder / "points" / "limits"
+        folder = benchmark.folder / "points" / "limits"
         found = measure_limits(benchmark.device, spec.dtype, spec.threads, folder, timeout_s=LIMITS_TIMEOUT_S)
         experiment = tracking.ensure_experiment(state, benchmark.name)
         parent = tracking.sweep_run(state, experiment, benchmark.name)
         if found:
-            inference_tracking.log_limits(state, experiment, parent, benchmark.machine, found)
+            inference_tracking.log_limits(state, experiment, parent, asked, found)
     return found
 
 

@@ -99,20 +99,20 @@ def results_of(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def known_limits(state: State, machine: str) -> dict[str, float]:
-    """What the device does at best, where it was measured; else empty."""
+def known_limits(state: State, asked: str) -> dict[str, float]:
+    """What the device does at best, where it was measured; else empty. `asked`: machine and dtype."""
     wanted = f"tags.`{KIND}` = 'device limits' AND attributes.status = 'FINISHED'"
     for run in tracking.search(state, wanted):
-        if run.data.tags.get(LIMITS_OF) == machine:
+        if run.data.tags.get(LIMITS_OF) == asked:
             return dict(run.data.metrics)
     return {}
 
 
 def log_limits(
-    state: State, experiment_id: str, parent: str, machine: str, limits: Mapping[str, float]
+    state: State, experiment_id: str, parent: str, asked: str, limits: Mapping[str, float]
 ) -> None:
-    """A run for the device's limits."""
-    tags = {KIND: "device limits", LIMITS_OF: machine, tracking.PARENT: parent}
+    """A run for the device's limits; `asked` as in `known_limits`."""
+    tags = {KIND: "device limits", LIMITS_OF: asked, tracking.PARENT: parent}
     _log(state, experiment_id, "device limits", params={}, metrics=limits, tags=tags, status="FINISHED")
 
 

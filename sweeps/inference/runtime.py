@@ -196,7 +196,7 @@ def fit_runtime(
     if len(devices) > 1:
         raise FitError(f"{arch}: measured on {' and '.join(map(str, sorted(devices)))}: fit one at a time")
     X, t = works(kind, rows), rows[COLUMN[kind]].to_numpy()
-    needed = int(np.any(X != 0, axis=0).sum())
+    needed = _terms(X)
     if len(t) < needed:
         raise FitError(f"{arch}: {len(t)} finished points; the model of {kind} needs {needed}")
     rng = np.random.default_rng(seed)
@@ -241,6 +241,11 @@ def solve(X: np.ndarray, t: np.ndarray, weights: np.ndarray | None = None) -> np
     return c / scale
 
 
+def _terms(X: np.ndarray) -> int:
+    """How many columns some point has work in: an mLSTM has no scores and no keys."""
+    return int(np.any(X != 0, axis=0).sum())
+
+
 def _confounded(kind: Kind, X: np.ndarray, t: np.ndarray) -> tuple[str, ...]:
     """Terms with a part in a combination of columns that is zero at every point."""
     A = X / t[:, None]
@@ -266,10 +271,9 @@ def _hold_out(
 ) -> HeldOut:
     n = len(t)
     kept_out = max(1, round(share * n))
-    if n - kept_out < X.shape[1]:
-        raise FitError(
-            f"a holdout of {share:g} leaves {n - kept_out} of {n} points to fit {X.shape[1]} terms"
-        )
+    terms = _terms(X)
+    if n - kept_out < terms:
+        raise FitError(f"a holdout of {share:g} leaves {n - kept_out} of {n} points to fit {terms} terms")
     test = np.zeros(n, dtype=bool)
     test[rng.permutation(n)[:kept_out]] = True
     predicted = X[test] @ solve(X[~test], t[~test])

@@ -6,12 +6,15 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
+from tasks import inference
 from tasks.inference_points import WORKER, ask, measure_limits, measure_point
+from tasks.state import State
 from xlstm.accounting import mlstm_config, transformer_config
 from xlstm.timing.points import Point
 
@@ -45,6 +48,27 @@ def test_the_devices_limits_are_measured(tmp_path: Path) -> None:
     found = measure_limits("cpu", "fp32", 1, tmp_path, timeout_s=120)
     assert 1e8 < found["copy_bytes_per_s"] < 1e13
     assert 1e8 < found["matmul_flops_per_s"] < 1e15
+
+
+def test_the_limits_of_one_dtype_are_not_those_of_another(
+    tracked: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def measure(device: str, dtype: str, *_: Any, **__: Any) -> dict[str, float]:
+        asked.append(dtype)
+        return {"matmul_flops_per_s": 1e12 * len(asked)}
+
+    monkeypatch.setattr(inference, "measure_limits", measure)
+    found = []
+    for dtype in ("bf16", "fp32", "bf16"):
+        spec = SimpleNamespace(dtype=dtype, threads=1)
+        here: Any = SimpleNamespace(
+            state=tracked, spec=spec, folder=tracked.home, device="cpu", machine="this one", name="limits"
+        )
+        found.append(inference.limits_of.fn(here)["matmul_flops_per_s"])
+    assert asked == ["bf16", "fp32"]
+    assert found == [1e12, 2e12, 1e12]
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ class Fields:
         return int(value)
 
     def soft_cap(self, name: str, default: float) -> float:
-        """A number above 0. Null is refused: the official code then caps nothing, and our model always does."""
+        """A number above 0. Null is refused: the official code caps nothing then, our model always does."""
         if self.values.get(name, default) is None:
             raise CheckpointError(f"{self.source}: {name} = None: this model has a soft cap")
         value = float(self.number(name, default=default))

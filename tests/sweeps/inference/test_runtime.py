@@ -152,6 +152,10 @@ def test_what_cannot_be_fitted_is_said() -> None:
         fit_runtime(two, "mlstm", "ttft")
     with pytest.raises(FitError, match="holdout"):
         fit_runtime(table.head(6), "mlstm", "ttft", holdout=0.9)
+    few = table.head(8)  # an mLSTM's steps have six of the eight terms
+    assert fit_runtime(few, "mlstm", "step_time", resamples=10, holdout=0.25).held_out is not None
+    with pytest.raises(FitError, match="leaves 5 of 8 points to fit 6 terms"):
+        fit_runtime(few, "mlstm", "step_time", resamples=10, holdout=0.4)
 
 
 @pytest.mark.skipif(not PAPER.exists(), reason="the published measurements are not there")
