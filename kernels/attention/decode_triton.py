@@ -18,9 +18,12 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from kernels.dependent import dependent
 
 PROGRAMS = 1024
-"""Wanted: several for each of the 132 multiprocessors of an H100, whose loads hide each other's latency."""
-BLOCK_T = 32
-"""Tokens that a program has in flight, and the least that a part is worth a program."""
+"""At least: several for each of the 132 multiprocessors of an H100, whose loads hide each other's latency."""
+PART_TOKENS, MOST_PROGRAMS = 256, 16 * PROGRAMS
+"""Of a part where there are more than enough programs, so that they run in many short waves: 1024 programs of
+which 924 fit at once take the time of two waves. But not beyond so many programs."""
+BLOCK_T, WARPS = 32, 4
+"""Tokens that a program has in flight, which is the least that a part is worth a program, and its warps."""
 MOST_PARTS = 128
 
 
@@ -41,16 +44,18 @@ def launch_step(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, l
         q, k, v, keys, values, lengths, sums, terms,
         *q.stride()[:2], *k.stride()[:2], *v.stride()[:2],
         heads, capacity, width, width**-0.5,
-        BLOCK_T=BLOCK_T, BLOCK_D=block_d, num_warps=4, **launch,
+        BLOCK_T=BLOCK_T, BLOCK_D=block_d, num_warps=WARPS, **launch,
     )  # fmt: skip
     _join_kernel[(rows,)](sums, terms, h, width, SPLITS=splits, BLOCK_D=block_d, num_warps=4, **launch)
     return h
 
 
 def parts(rows: int, capacity: int) -> int:
-    """Into how many parts the cache of a head is cut: a power of two."""
-    wanted = min(MOST_PARTS, triton.cdiv(PROGRAMS, rows), triton.cdiv(capacity, BLOCK_T))
-    return triton.next_power_of_2(max(1, wanted))
+    """Into how many parts the cache of each of `rows` heads is cut: a power of two."""
+    filling = triton.next_power_of_2(triton.cdiv(PROGRAMS, max(1, rows)))
+    evening = min(capacity // PART_TOKENS, MOST_PROGRAMS // max(1, rows))
+    wanted = max(filling, 1 << max(0, evening.bit_length() - 1))
+    return min(MOST_PARTS, wanted, triton.next_power_of_2(triton.cdiv(capacity, BLOCK_T)))
 
 
 @triton.jit
@@ -59,7 +64,8 @@ def _part_kernel(
     q_batch, q_head, k_batch, k_head, v_batch, v_head, heads, capacity, width, scale,
     BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """Maximum, sum of weights, weighted sum of values over one part; the first has the new token too."""
+    """Maximum, sum of weights, weighted sum of values over one part, of an empty one without the last; the
+    first has the new token too."""
     if OVERLAP:
         gdc_launch_dependents()
         gdc_wait()
@@ -105,7 +111,7 @@ def _part_kernel(
         top = higher
 
     out = row * tl.num_programs(1) + part
-    tl.store(sums + out * width + ds, acc, mask=inside)
+    tl.store(sums + out * width + ds, acc, mask=inside & ((part == 0) | (start < length)))
     tl.store(terms + out * 2 + 0, top)
     tl.store(terms + out * 2 + 1, total)
 
@@ -123,6 +129,7 @@ def _join_kernel(sums, terms, h, width, SPLITS: tl.constexpr, BLOCK_D: tl.conste
     top = tl.load(terms + parts * 2)
     weights = tl.exp(top - tl.max(top, axis=0))
     total = tl.sum(weights * tl.load(terms + parts * 2 + 1), axis=0)
-    acc = tl.load(sums + parts[:, None] * width + ds[None, :], mask=inside[None, :], other=0.0)
+    there = (top > float("-inf"))[:, None] & inside[None, :]
+    acc = tl.load(sums + parts[:, None] * width + ds[None, :], mask=there, other=0.0)
     out = tl.sum(weights[:, None] * acc, axis=0) / total
     tl.store(h + row * width + ds, out.to(h.dtype.element_ty), mask=inside)

@@ -31,7 +31,13 @@ def problem(
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(
     ("lengths", "heads", "width", "capacity"),
-    [([0], 1, 16, 1), ([0, 5, 130], 2, 24, 131), ([64, 63], 3, 64, 300), ([1000, 7], 1, 128, 1024)],
+    [
+        ([0], 1, 16, 1),
+        ([0, 5, 130], 2, 24, 131),
+        ([64, 63], 3, 64, 300),
+        ([1000, 7], 1, 128, 1024),
+        ([3, 700], 1, 16, 5000),  # most parts are empty
+    ],
 )
 def test_step_is_attention(
     lengths: list[int], heads: int, width: int, capacity: int, dtype: torch.dtype, backend: str
@@ -63,6 +69,23 @@ def test_scores_that_differ_much(backend: str) -> None:
         cache[0, 0, place] = 200 * q[0, 0]
         h = attention_step(q, k, v, cache, values.clone(), places, backend=backend)
         torch.testing.assert_close(h[0, 0], values[0, 0, place], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "capacity", "wanted"),
+    [
+        (1, 1, 1), (1, 33, 2), (16, 4096, 64), (16, 100_000, 128), (96, 2048, 16), (256, 2048, 8),
+        (256, 16_448, 64), (1024, 2112, 8), (1024, 65_600, 16), (20_000, 65_600, 1), (1, 10**6, 128),
+    ],
+)  # fmt: skip
+def test_parts_fill_the_machine_and_end_evenly(rows: int, capacity: int, wanted: int) -> None:
+    pytest.importorskip("triton")
+    from kernels.attention import decode_triton
+
+    found = decode_triton.parts(rows, capacity)
+    assert found == wanted
+    assert (found - 1) * decode_triton.BLOCK_T < capacity  # one that is longer gets at least a block
+    assert rows == 20_000 or rows * found <= 2 * decode_triton.MOST_PROGRAMS
 
 
 def test_arguments_that_do_not_fit() -> None:
