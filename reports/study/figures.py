@@ -65,9 +65,8 @@ def gaps(study: Study) -> Figure | None:
         key="gaps",
         caption=(
             "The compute-optimal xLSTM against the compute-optimal Transformer, with"
-            f" {numbers.level(study.gaps[0].N_ratio)} intervals. Above 1 the xLSTM is the larger model;"
-            f" below 0 its"
-            " loss is the lower."
+            f" {numbers.level(study.gaps[0].N_ratio)} intervals. Above 1 the xLSTM is the larger model; below"
+            " 0 its loss is the lower."
         ),
         panels=(
             Panel(
@@ -127,8 +126,7 @@ def contexts(study: Study) -> Figure | None:
         key="contexts",
         caption=(
             f"The optimum against context length at {listed} FLOPs (one line each, larger budgets higher)."
-            f" The"
-            " Transformer pays for a longer context with a smaller model; the xLSTM hardly does."
+            " The Transformer pays for a longer context with a smaller model; the xLSTM hardly does."
         ),
         panels=tuple(panels),
         legend=arch_swatches(),
@@ -190,10 +188,8 @@ def frontier(study: Study) -> Figure | None:
         key="frontier",
         caption=(
             "Final loss of the token/parameter runs against compute. Filled: no run of the architecture is"
-            " better at"
-            " its compute or less. Lines: the hulls in logarithms. Right: the gap between the hulls; where"
-            " the"
-            " interval holds 0, dominance is not decided."
+            " better at its compute or less. Lines: the hulls in logarithms. Right: the gap between the"
+            " hulls; where the interval holds 0, dominance is not decided."
         ),
         panels=(
             Panel(title="Loss against compute", chart=layer(lines, runs, height=HEIGHT)),
@@ -261,11 +257,9 @@ def overtraining(study: Study) -> Figure | None:
     return Figure(
         key="overtraining",
         caption=(
-            "Loss against compute at a constant number of tokens a parameter D/N (colours), each line"
-            " fitted to ln L"
-            " against ln C. Right: the slopes, Transformer and xLSTM, with Student's intervals: with four"
-            " to seven"
-            " runs a line they are wide, and overlap everywhere."
+            "Loss against compute at a constant number of tokens a parameter D/N (colours), each line fitted"
+            " to ln L against ln C. Right: the slopes, Transformer and xLSTM, with Student's intervals: with"
+            " four to seven runs a line they are wide, and overlap everywhere."
         ),
         panels=tuple(panels),
         legend=tuple(Swatch(label=f"D/N = {label}", color=color) for label, color in shade),
@@ -322,9 +316,8 @@ def offsets(study: Study) -> Figure | None:
         key="offsets",
         caption=(
             "The irreducible loss E of the parametric law by the runs that it was fitted to (delta 0.001),"
-            " with"
-            f" {study.settings.level:.0%} intervals of a pairs bootstrap. Were E a property of the data, the"
-            " intervals would share a value."
+            f" with {study.settings.level:.0%} intervals of a pairs bootstrap. Were E a property of the data,"
+            " the intervals would share a value."
         ),
         panels=tuple(panels),
         legend=arch_swatches(),
@@ -368,9 +361,8 @@ def grid(study: Study) -> Figure | None:
         key="grid",
         caption=(
             "What N*(C) grows with if C were 6 N D, by every fit with gamma of the authors' grid: a line a"
-            " range of"
-            " D/N. The choice of runs, range and delta moves the exponent by more than any interval of one"
-            " fit."
+            " range of D/N. The choice of runs, range and delta moves the exponent by more than any interval"
+            " of one fit."
         ),
         panels=tuple(panels),
         legend=arch_swatches(),

@@ -50,9 +50,8 @@ def times(study: Study) -> Figure | None:
     return Figure(
         key="times",
         caption=(
-            "Measured time of the xLSTM over that of the Transformer of the same nominal size, one"
-            " sequence, on an"
-            " H100. Grey: single sizes. Colour: their geometric mean with Student's interval."
+            "Measured time of the xLSTM over that of the Transformer of the same nominal size, one sequence,"
+            " on an H100. Grey: single sizes. Colour: their geometric mean with Student's interval."
         ),
         panels=tuple(panels),
     )
@@ -93,9 +92,8 @@ def runtime_errors(study: Study) -> Figure | None:
     return Figure(
         key="runtime-errors",
         caption=(
-            "How far the runtime models miss the measurements, on every row that was measured. Published"
-            " fits saw"
-            " one bootstrap resample and weighed milliseconds; ours weigh relative errors."
+            "How far the runtime models miss the measurements, on every row that was measured. Published fits"
+            " saw one bootstrap resample and weighed milliseconds; ours weigh relative errors."
         ),
         panels=tuple(panels),
         legend=tuple(

@@ -40,8 +40,7 @@ def runtimes(study: Study) -> Table:
         caption=(
             "t = work / rate + overhead + B per sequence. TTFT: FLOP/s. Step: bytes/s, of the cache for a"
             " Transformer (its weights are in the overhead), of all bytes for an xLSTM. One rate: the error"
-            " of a"
-            " Transformer's step with weights and cache at one bandwidth."
+            " of a Transformer's step with weights and cache at one bandwidth."
         ),
         columns=(
             *left("Time", "Model"),

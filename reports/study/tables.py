@@ -39,10 +39,8 @@ def optima(study: Study) -> Table:
         key="optima",
         caption=(
             "Compute-optimal size, tokens and loss. Ours have one parabola a budget and D* by the FLOPs a"
-            " token at"
-            f" N*, read off the runs' exact FLOPs (a smooth curve; single shapes leave it by up to"
-            f" {percent(error)})."
-            " Their D* is the vertex of a second parabola."
+            " token at N*, read off the runs' exact FLOPs (a smooth curve; single shapes leave it by up to"
+            f" {percent(error)}). Their D* is the vertex of a second parabola."
         ),
         columns=(
             *left("Architecture"),
@@ -86,10 +84,9 @@ def power_laws(study: Study) -> Table:
         key="power-laws",
         caption=(
             "Exponents of N*(C), D*(C), L*(C). The interval is of the vertices' noise; the last but one is"
-            " Student's"
-            " of the line itself, on budgets minus 2 degrees of freedom, which is what the standard error"
-            " means."
-            " From four budgets on our law of the loss has an offset, so that its exponent is another number."
+            " Student's of the line itself, on budgets minus 2 degrees of freedom, which is what the standard"
+            " error means. From four budgets on our law of the loss has an offset, so that its exponent is"
+            " another number."
         ),
         columns=(
             *left("Law", "Architecture"),
@@ -107,8 +104,7 @@ def context_laws(study: Study) -> Table:
         key="context-laws",
         caption=(
             f"Exponents of x*(T) over the contexts {', '.join(map(str, study.contexts))}. The printed ones"
-            f" are over"
-            " 2048, 8192 and 16384."
+            " are over 2048, 8192 and 16384."
         ),
         columns=(*left("x*", "Architecture"), *right("Budget", "Printed", "Ours", "Interval")),
         rows=tuple(
@@ -142,10 +138,9 @@ def intervals(study: Study) -> Table:
     return Table(
         key="interval-fits",
         caption=(
-            "L = E + (A N^-alpha + B D^-beta)^gamma at delta 0.001 and all ratios of D/N, with intervals of"
-            " a pairs"
-            " bootstrap; a = beta / (alpha + beta). A and B are almost free: compare fits by a and by the"
-            " loss."
+            "L = E + (A N^-alpha + B D^-beta)^gamma at delta 0.001 and all ratios of D/N, with intervals of a"
+            " pairs bootstrap; a = beta / (alpha + beta). A and B are almost free: compare fits by a and by"
+            " the loss."
         ),
         columns=(
             *left("Architecture", "Runs", "Gamma"),
@@ -194,9 +189,8 @@ def grid(study: Study) -> Table:
         key="grid-of-fits",
         caption=(
             f"The authors' grid of fits, {len(rows)} cells, each at its minimum. Printed: their stored"
-            f" objective;"
-            " here: what their parameters are worth on the runs given, the fair comparison where theirs"
-            " held copies."
+            " objective; here: what their parameters are worth on the runs given, the fair comparison where"
+            " theirs held copies."
         ),
         columns=(
             *left("Architecture", "Runs"),
@@ -255,8 +249,8 @@ def bounded(study: Study) -> Table:
         key="bounded",
         caption=(
             f"{study.bounded_runs} losses were recovered from figures and are known to an interval. Drawn"
-            f" uniformly"
-            " inside it, they move the optimum by this standard deviation: a tenth of its interval or less."
+            " uniformly inside it, they move the optimum by this standard deviation: a tenth of its interval"
+            " or less."
         ),
         columns=(
             *left("Architecture"),

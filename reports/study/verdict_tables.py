@@ -35,13 +35,10 @@ def reproduction(rows: Sequence[Row]) -> Table:
     return Table(
         key="reproduction",
         caption=(
-            f"All {len(rows)} numbers. Difference: ours minus the printed one, relative unless the"
-            f" tolerance is"
-            " absolute. Without the copies: the printed number is of runs of which 32 stand twice, and ours"
-            " is what"
-            " the authors' method gives on each run once. Lower minimum: the objective of the printed"
-            " parameters on"
-            " these runs, and ours."
+            f"All {len(rows)} numbers. Difference: ours minus the printed one, relative unless the tolerance"
+            " is absolute. Without the copies: the printed number is of runs of which 32 stand twice, and"
+            " ours is what the authors' method gives on each run once. Lower minimum: the objective of the"
+            " printed parameters on these runs, and ours."
         ),
         columns=(
             *left("Part", "Number"),

@@ -50,8 +50,7 @@ def _larger(study: Study) -> Statement:
         verdict=verdict_of(evidence),
         comment=(
             f"The {level_of(study)} intervals are of the vertices' ratio, runs redrawn within each budget."
-            f" One run a"
-            " point and one learning rate a width: noise of seeds and of tuning is not in them."
+            " One run a point and one learning rate a width: noise of seeds and of tuning is not in them."
         ),
         evidence=evidence,
     )
@@ -82,8 +81,7 @@ def _contexts_comment(study: Study) -> str:
         return f"Over {len(study.contexts)} context lengths."
     return (
         "The runs given have two context lengths, so that nothing tests whether a power law holds; the runs"
-        " at"
-        " 16,384 are not among them."
+        " at 16,384 are not among them."
     )
 
 
@@ -130,7 +128,7 @@ def _xlstm_constant(study: Study) -> Statement:
         comment=(
             "Counted for the claim where the interval holds 0, which proves no equality. What the data bound:"
             f" N* changes by at most {100 * (ratio**widest - 1):.0f}% from the shortest to the longest"
-            f" context."
+            " context."
         ),
         evidence=evidence,
     )
@@ -194,8 +192,7 @@ def _law_extrapolates(study: Study) -> Statement:
         verdict="consistent" if holds else "contradicted",
         comment=(
             "Budgets up to 1e20 were trained with 128 sequences a step and this one with 256, with another"
-            " peak"
-            " learning rate: the comparison mixes both with the law."
+            " peak learning rate: the comparison mixes both with the law."
         ),
         evidence=(
             Evidence(
@@ -246,8 +243,7 @@ def _times(study: Study, kind: str, claim: str, label: str) -> Statement:
         verdict=verdict_of(long_enough if kind == "ttft" else evidence),
         comment=(
             f"{', '.join(parts)}. Geometric means over the model sizes with Student's interval; every time"
-            f" was"
-            " measured once, on one H100, so that the spread over sizes is the only replicate."
+            " was measured once, on one H100, so that the spread over sizes is the only replicate."
         ),
         evidence=evidence,
     )

@@ -71,11 +71,9 @@ def _copies(study: Study) -> Erratum:
         key="copies",
         title=f"{printed.RUNS_WITH_COPIES - printed.RUNS} runs counted twice",
         what_happened=(
-            "The xLSTM's table at context 8192 listed 32 runs under two tags, each as two rows with the"
-            " same loss."
-            " The authors dropped them in February 2026 and refitted neither the power laws nor the"
-            " parametric"
-            f" fits. In the data given {study.copies} rows repeat a run."
+            "The xLSTM's table at context 8192 listed 32 runs under two tags, each as two rows with the same"
+            " loss. The authors dropped them in February 2026 and refitted neither the power laws nor the"
+            f" parametric fits. In the data given {study.copies} rows repeat a run."
         ),
         what_it_does="Exponents move by a thousandth, objectives by 7 to 17 %; no conclusion turns on it.",
         rows=tuple(rows),
@@ -104,14 +102,12 @@ def _broadcast(study: Study) -> Erratum:
         key="broadcast",
         title="Goodness of fit over an n x n matrix",
         what_happened=(
-            "Predictions of shape (n, 1) minus losses of shape (n,) make an n x n matrix. Its mean square"
-            " is stored"
-            " with every parametric fit, and the fit of the paper's table was chosen by it."
+            "Predictions of shape (n, 1) minus losses of shape (n,) make an n x n matrix. Its mean square is"
+            " stored with every parametric fit, and the fit of the paper's table was chosen by it."
         ),
         what_it_does=(
             "A fit that explains 99.9 % of the variance is stored with R2 = -61. The choice hardly matters,"
-            " because"
-            " the stored fits of a cell lie in one basin."
+            " because the stored fits of a cell lie in one basin."
         ),
         rows=tuple(rows),
     )
@@ -149,13 +145,11 @@ def _variances(study: Study) -> Erratum:
         title="Variances printed as standard errors",
         what_happened=(
             "The tables of over-training slopes print the diagonal of the covariance matrix under `stderr`,"
-            " without"
-            " the square root."
+            " without the square root."
         ),
         what_it_does=(
             "Errors look a thousand times smaller than they are. With four to seven runs a line the 95 %"
-            " interval is"
-            f" wider still: with four runs {factor:.1f} standard errors to each side."
+            f" interval is wider still: with four runs {factor:.1f} standard errors to each side."
         ),
         rows=tuple(rows),
     )
@@ -204,9 +198,8 @@ def _contradiction(study: Study) -> Erratum:
             f" {worst} more or less than the budget that they are optimal for, and have two losses."
         ),
         what_it_does=(
-            "Ours have one parabola; D* is what the budget buys at N*, by the runs' own exact FLOPs a"
-            " token. The"
-            " exponents of N* and D* are then those of one optimum."
+            "Ours have one parabola; D* is what the budget buys at N*, by the runs' own exact FLOPs a token."
+            " The exponents of N* and D* are then those of one optimum."
         ),
         rows=tuple(rows),
     )
@@ -242,13 +235,11 @@ def _offset(study: Study) -> Erratum:
         title="E is printed without an interval, and the data do not identify it",
         what_happened=(
             "The parametric fits are printed as point values. E, the loss that neither size nor data can"
-            " lower, comes"
-            " out between 0 and 2.5 depending on the runs, the range of D/N, delta and gamma."
+            " lower, comes out between 0 and 2.5 depending on the runs, the range of D/N, delta and gamma."
         ),
         what_it_does=(
             "The intervals of the isoflop and of the token/parameter runs leave each other out, with and"
-            " without"
-            " gamma. A forecast far beyond the runs rests on E and is not supported by them."
+            " without gamma. A forecast far beyond the runs rests on E and is not supported by them."
         ),
         rows=tuple(rows),
     )

@@ -119,8 +119,7 @@ def _columns(runs: pl.DataFrame, cell: Cell) -> tuple[np.ndarray, np.ndarray, np
     if table.height < len(LAWS[cell.law].params):
         raise FitError(
             f"{cell.arch}, {cell.experiment_set}, D/N up to {cell.max_ratio:g}: {table.height} runs at"
-            f" context"
-            f" {CONTEXT_LENGTH} are too few for the {cell.law} law"
+            f" context {CONTEXT_LENGTH} are too few for the {cell.law} law"
         )
     N, D, loss = (table[name].to_numpy().astype(float) for name in ("N", "D", "loss"))
     return N, D, loss

@@ -34,15 +34,13 @@ def resampled(study: Study) -> Erratum:
         title="Inference fits of one bootstrap resample",
         what_happened=(
             "The objective of the inference fits draws a bootstrap resample with seed 0 unless told"
-            " otherwise, and"
-            f" is never told otherwise: every published fit saw {share} of its rows, some several times. It"
-            f" also"
-            " minimises the squares of Huber values in milliseconds, so that the longest times decide."
+            f" otherwise, and is never told otherwise: every published fit saw {share} of its rows, some"
+            " several times. It also minimises the squares of Huber values in milliseconds, so that the"
+            " longest times decide."
         ),
         what_it_does=(
-            "Rates move by up to 3 %, overheads change sign, and short times are off by 10 to 60 %. Ours"
-            " fit relative"
-            " errors of every row, with overheads that cannot fall below zero."
+            "Rates move by up to 3 %, overheads change sign, and short times are off by 10 to 60 %. Ours fit"
+            " relative errors of every row, with overheads that cannot fall below zero."
         ),
         rows=tuple(rows),
     )
@@ -117,15 +115,13 @@ def step_bytes(study: Study) -> Erratum:
         title="Decode bytes that count the weights once in 100 steps",
         what_happened=(
             "The bytes of a Transformer's step are those of generating 100 tokens at once, divided by 100:"
-            " the"
-            " weights are read once for all of them."
+            " the weights are read once for all of them."
         ),
         what_it_does=(
             "A step of the llama2 1.4B moves less than its weights. The published constant of the fit takes"
-            " the read"
-            " of the weights in, and its bandwidth is that of the cache alone, as ours below says openly. One"
-            " bandwidth for both does not hold: it misses the largest models by 5 to 6 % where 1.4 % is"
-            " reached."
+            " the read of the weights in, and its bandwidth is that of the cache alone, as ours below says"
+            " openly. One bandwidth for both does not hold: it misses the largest models by 5 to 6 % where"
+            " 1.4 % is reached."
         ),
         rows=tuple(rows),
     )
@@ -150,16 +146,13 @@ def collinear(study: Study) -> Erratum:
         title="Three parameters for two dimensions: the xLSTM's step time",
         what_happened=(
             "The bytes of an xLSTM's step do not depend on the prefill: they are a constant plus B times a"
-            " constant."
-            " Bandwidth, overhead and time per sequence are then three columns in two dimensions, and any"
-            " bandwidth fits as well as any other."
+            " constant. Bandwidth, overhead and time per sequence are then three columns in two dimensions,"
+            " and any bandwidth fits as well as any other."
         ),
         what_it_does=(
             "The published bandwidths reach from 2 TB/s to 2,000 TB/s, and refitted they change by any"
-            " factor, at"
-            " equal error. Without the time per sequence the form is identified, and gives 1.8 to 2.8 TB/s"
-            " of the"
-            " H100's 3.35."
+            " factor, at equal error. Without the time per sequence the form is identified, and gives 1.8 to"
+            " 2.8 TB/s of the H100's 3.35."
         ),
         rows=tuple(rows),
     )

@@ -35,8 +35,8 @@ def pareto(study: Study) -> Statement:
         verdict=verdict_of(evidence),
         comment=(
             f"{found.beaten} of {found.transformer_runs} Transformer runs are beaten by an xLSTM run at no"
-            f" more"
-            f" compute, {found.beaten_xlstm} of {found.xlstm_runs} xLSTM runs by a Transformer run.{reach}"
+            f" more compute, {found.beaten_xlstm} of {found.xlstm_runs} xLSTM runs by a Transformer"
+            f" run.{reach}"
         ),
         evidence=evidence,
     )
@@ -92,8 +92,7 @@ def one_slope(study: Study) -> Statement:
         verdict="consistent" if kept else "contradicted",
         comment=(
             f"One slope for all ratios is not rejected ({tests}): the data are consistent with the claim,"
-            f" with"
-            " four to seven runs a ratio."
+            " with four to seven runs a ratio."
             if kept
             else f"One slope for all ratios is rejected ({tests})."
         ),
@@ -149,8 +148,7 @@ def offset(study: Study) -> Statement:
         Evidence(
             what=(
                 f"E, {'xLSTM' if o.arch == XLSTM else 'Transformer'}, {'with' if o.gamma else 'without'}"
-                f" gamma,"
-                f" {name} runs"
+                f" gamma, {name} runs"
             ),
             value=value,
             form="nats",
