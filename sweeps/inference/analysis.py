@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from sweeps.inference.crossover import Crossover, find_crossover
-from sweeps.inference.runtime import KINDS, Kind, RuntimeModel, fit_all
+from sweeps.inference.runtime import KINDS, Kind, RuntimeModel, fit_all, measured
 from sweeps.inference.table import bytes_per_element, config_of, finished
 from sweeps.inference.total_cost import (
     Cheaper,
@@ -116,7 +116,6 @@ def _stored(table: pl.DataFrame) -> BytesPerElement:
 def _crossovers(table: pl.DataFrame, models: Mapping[tuple[str, Kind], RuntimeModel]) -> list[Crossover]:
     """Of every pair of models of one size, at every batch that was measured."""
     configs, stored, there = shapes(table), _stored(table), finished(table)
-    measured = (int(table["prefill_length"].min()), int(table["prefill_length"].max()))  # type: ignore[arg-type]
     found = []
     for kind in KINDS:
         for (arch, size), config in configs.items():
@@ -125,6 +124,9 @@ def _crossovers(table: pl.DataFrame, models: Mapping[tuple[str, Kind], RuntimeMo
                 continue
             if (arch, kind) not in models or (CHALLENGER, kind) not in models:
                 continue
+            of_both = [
+                measured(there, one, kind).filter(pl.col("model") == size) for one in (CHALLENGER, arch)
+            ]
             batches = there.filter(pl.col("model") == size)["batch_size"].unique().sort().to_list()
             found += [
                 find_crossover(
@@ -134,11 +136,18 @@ def _crossovers(table: pl.DataFrame, models: Mapping[tuple[str, Kind], RuntimeMo
                     stored,
                     size=size,
                     batch_size=batch,
-                    measured=measured,
+                    measured=_shared_lengths(of_both, batch),
                 )
                 for batch in batches
             ]
     return found
+
+
+def _shared_lengths(tables: Sequence[pl.DataFrame], batch_size: int) -> tuple[float, float]:
+    """The shortest and longest prefill that all have at a batch; of none, two that nothing lies between."""
+    lengths = [set(table.filter(pl.col("batch_size") == batch_size)["prefill_length"]) for table in tables]
+    shared = set.intersection(*lengths)
+    return (min(shared), max(shared)) if shared else (np.inf, -np.inf)
 
 
 def reached_losses(trained: Sequence[Trained], budgets: Sequence[float]) -> list[float]:

@@ -32,7 +32,7 @@ class Crossover:
     """Tokens; an end at 0 or infinity where so many resamples are always or never faster, nan without a
     crossing."""
     within_data: bool
-    """Whether the length lies between the shortest and the longest that was measured."""
+    """Whether the length lies between the shortest and the longest that was measured of both."""
 
 
 def find_crossover(
@@ -43,11 +43,11 @@ def find_crossover(
     *,
     size: str,
     batch_size: int,
-    measured: tuple[int, int],
+    measured: tuple[float, float],
 ) -> Crossover:
     """The prefill from which `configs[0]` stays faster than `configs[1]`, by the fits and every resample.
 
-    `measured` are the shortest and longest prefills of the data.
+    `measured` are the shortest and longest prefills that were measured of both at this batch.
     """
     challenger, other = (config.arch for config in configs)
     lengths = np.unique(np.round(np.geomspace(SHORTEST, LONGEST, _LENGTHS)).astype(int))

@@ -73,6 +73,27 @@ def test_a_crossing_beyond_what_was_measured_says_so_and_its_interval_holds_it()
     assert found.length.low < found.length.value < found.length.high
 
 
+def test_points_that_failed_are_not_measured() -> None:
+    """A Transformer whose cache does not fit beyond 1,024 tokens: the mLSTM overtakes it beyond those."""
+    rows = []
+    for config in (MLSTM, TRANSFORMER):
+        for T in (128, 256, 512, 1024, 2048, 4096, 8192):
+            for B in (1, 8):
+                step = 6e-3 if config is MLSTM else 1e-3 + 4e-6 * T
+                fits = config is MLSTM or B == 1 or T <= 1024
+                rows.append(
+                    Point(model=config, prefill_length=T, batch_size=B, generated=1).describe("a")
+                    | {"device": "made up", "status": "finished" if fits else "failed"}
+                    | ({"ttft_s": 1e-3, "step_time_s": step} if fits else {"error": "out of GPU memory"})
+                )
+    table = complete(pl.DataFrame(rows, infer_schema_length=None))
+    found = analyse(table, resamples=10, holdout=0.0).crossovers
+    steps = {c.batch_size: c for c in found if c.kind == "step_time"}
+    assert [steps[B].verdict for B in (1, 8)] == ["crosses"] * 2
+    assert [1024 < steps[B].length.value < 2048 for B in (1, 8)] == [True] * 2
+    assert [steps[B].within_data for B in (1, 8)] == [True, False]
+
+
 def test_always_and_never() -> None:
     assert crossing(0.5e-3).verdict == "always faster"
     found = crossing(2 * (1e-3 + 4 * 1e-6 * LONGEST))
