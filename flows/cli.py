@@ -20,11 +20,11 @@ from flows.pack_command import pack, unpack
 from flows.plan_table import print_plan
 from tasks import services
 from tasks.doctor import examine
-from tasks.environment import enter
+from tasks.environment import client_settings, enter
 from tasks.errors import UserError, user_errors
 from tasks.locks import sweeps_under_way
 from tasks.preparation import json_schema, parse_override, plan_runs, prepare_data, read_spec, view_plan
-from tasks.state import State, open_state
+from tasks.state import State, deployment_manifest, open_state
 
 SHIPPED = {
     "isoflop-sweep": ("quick", "gpu"),
@@ -60,9 +60,14 @@ def _options(
 
 @app.command()
 def up() -> None:
-    """Start Prefect's server and worker and MLflow's server, as far as they do not run."""
+    """Start what does not run of Prefect's server and worker and MLflow's server, and deploy the flows."""
+    deployment_manifest()
     state = open_state()
     endpoints = services.up(state, console.print)
+    enter(state, endpoints)
+    from tasks import deployments
+
+    deployments.deploy(state)
     services.wait_for_mlflow(state, endpoints)
     console.print(f"MLflow   {endpoints.mlflow_ui}\nPrefect  {endpoints.prefect_ui}\nstate    {state.home}")
 
@@ -71,6 +76,16 @@ def up() -> None:
 def ui() -> None:
     """The same as `up`: start what does not run, and say where the pages are."""
     up()
+
+
+@app.command()
+def env() -> None:
+    """Print what prefect and mlflow need to find the services: eval "$(isoflop env)"."""
+    endpoints = services.running_endpoints(open_state())
+    if endpoints is None:
+        raise UserError("the services do not run: isoflop up starts them")
+    for name, value in client_settings(endpoints).items():
+        print(f"export {name}={shlex.quote(value)}")
 
 
 @app.command()
@@ -223,6 +238,7 @@ def _follow(
     check: Callable[[State], object],
 ) -> None:
     """Start the services while `check` looks for what would fail, then follow the flow run."""
+    deployment_manifest()
     state = open_state()
     enter(state, services.running_endpoints(state) or services.default_endpoints(state))
     with ThreadPoolExecutor(1) as background:

@@ -34,7 +34,7 @@ from tasks.environment import environment
 from tasks.errors import UserError
 from tasks.processes import flow_runs_alive
 from tasks.services import POOL
-from tasks.state import State, project_root
+from tasks.state import State, deployment_manifest
 from xlstm.training.files import write_atomically
 
 if TYPE_CHECKING:
@@ -72,10 +72,8 @@ class FlowState:
 
 def deploy(state: State) -> None:
     """Register the deployments of prefect.yaml with the server, once for every version of them."""
-    root = project_root()
-    manifest = root / "prefect.yaml"
-    if not manifest.is_file():
-        raise UserError(f"{manifest}: not there; run isoflop in its project's folder")
+    manifest = deployment_manifest()
+    root = manifest.parent
     stamp = state.prefect_home / "deployed.json"
     version = {"root": str(root), "sha256": _version(manifest)}
     if stamp.exists() and json.loads(stamp.read_text(encoding="utf-8")) == version and _has_pool():

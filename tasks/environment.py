@@ -55,6 +55,16 @@ def environment(state: State, endpoints: Endpoints | None = None) -> dict[str, s
     return {**os.environ, **settings}
 
 
+def client_settings(endpoints: Endpoints) -> dict[str, str]:
+    """What `prefect` and `mlflow` in a user's shell need to meet the services, without any password."""
+    return {
+        "PREFECT_API_URL": endpoints.prefect_api,
+        "MLFLOW_TRACKING_URI": endpoints.mlflow_ui,
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+
+
 def enter(state: State, endpoints: Endpoints | None = None) -> None:
     """Take on `environment` in this process. Call it before Prefect or MLflow is imported."""
     os.environ.update(environment(state, endpoints))

@@ -110,6 +110,16 @@ def project_root() -> Path:
     return next((folder for folder in (here, *here.parents) if (folder / "prefect.yaml").is_file()), here)
 
 
+def deployment_manifest() -> Path:
+    """The project's prefect.yaml. UserError outside of the project."""
+    manifest = project_root() / "prefect.yaml"
+    if not manifest.is_file():
+        raise UserError(
+            f"{manifest.parent}: no prefect.yaml here or above: run isoflop in its project's folder"
+        )
+    return manifest
+
+
 def open_state(home: Path | None = None) -> State:
     """The state folder, made if it is not there yet.
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 
 from flows import cli
 from flows.plan_table import short
+from tasks.environment import Endpoints
 from tasks.state import STATE_VERSION, State, open_state
 
 Isoflop = Callable[..., tuple[int, str, str]]
@@ -131,6 +133,33 @@ def test_a_read_only_state_folder_is_named(isoflop: Isoflop, home: Path, tiny: P
         home.chmod(0o755)
     assert code == 2
     assert error.startswith(f"isoflop: {home}: is read-only: ")
+
+
+def test_outside_of_the_project_nothing_is_started(
+    isoflop: Isoflop, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in (["report", "quick"], ["inference", "quick"], ["up"]):
+        assert isoflop(*command)[::2] == (
+            2,
+            f"isoflop: {tmp_path}: no prefect.yaml here or above: run isoflop in its project's folder\n",
+        )
+    assert not home.exists()
+
+
+def test_env_says_in_a_shell_where_the_services_listen(
+    isoflop: Isoflop, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isoflop("env")[::2] == (2, "isoflop: the services do not run: isoflop up starts them\n")
+    monkeypatch.setenv("ISOFLOP_TRACKING_URI", "postgresql://user:secret@db/mlflow")
+    listening = Endpoints(prefect_port=4201, mlflow_port=5001)
+    monkeypatch.setattr(cli.services, "running_endpoints", lambda state: listening)
+    code, out, error = isoflop("env")
+    assert (code, error) == (0, "")
+    show = 'echo "$PREFECT_API_URL $MLFLOW_TRACKING_URI"'
+    heard = subprocess.run(["sh", "-c", out + show], capture_output=True, text=True, check=True).stdout
+    assert heard == "http://127.0.0.1:4201/api http://127.0.0.1:5001\n"
+    assert "secret" not in out
 
 
 def test_debug_shows_the_traceback(isoflop: Isoflop, monkeypatch: pytest.MonkeyPatch) -> None:

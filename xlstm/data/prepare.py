@@ -55,7 +55,7 @@ def _require_same_source(corpus: Corpus, source: CorpusSpec) -> None:
         key = changed[0]
         raise CorpusError(
             f"{corpus.folder}: was prepared with data.{key} = {corpus.meta.source.get(key)!r}, now"
-            f" {asked[key]!r} is asked for; choose another data.name or refresh the corpus"
+            f" {asked[key]!r} is asked for: give this corpus a data.name other than {source.name!r}"
         )
 
 
