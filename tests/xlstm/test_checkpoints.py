@@ -214,6 +214,9 @@ def test_a_fused_matrix_of_another_height(tmp_path: Path) -> None:
     edit_weights(folder, lambda w: w.update({name: w[name][:-1].clone()}))
     with pytest.raises(CheckpointError, match="has 95 rows: 96 are due"):
         load_checkpoint(folder)
+    edit_weights(folder, lambda w: w.update({name: torch.tensor(1.0)}))
+    with pytest.raises(CheckpointError, match="has 0 rows: 96 are due"):
+        load_checkpoint(folder)
 
 
 @pytest.mark.parametrize("kept", [0, 5, 200, -1])
@@ -285,6 +288,8 @@ def test_indexes_that_are_wrong(tmp_path: Path) -> None:
 
     refused({}, "has no weight_map")
     refused(index["weight_map"] | {first: "../secret"}, "names '../secret', which is no file beside it")
+    refused(index["weight_map"] | {first: 7}, "names 7, which is no file beside it")
+    refused(index["weight_map"] | {first: ["a"]}, r"names \['a'\], which is no file beside it")
     refused(index["weight_map"] | {first: "model-9.safetensors"}, r"model-9\.safetensors: is not there")
     refused(index["weight_map"] | {"ghost": index["weight_map"][first]}, "has no ghost, which model")
 

@@ -130,10 +130,11 @@ def _read_index(folder: Path) -> dict[str, Tensor]:
     places = read_json(folder / INDEX).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise CheckpointError(f"{folder / INDEX}: has no weight_map")
-    weights: dict[str, Tensor] = {}
-    for name in sorted(set(places.values())):
+    for name in places.values():
         if not isinstance(name, str) or Path(name).name != name:
             raise CheckpointError(f"{folder / INDEX}: weight_map names {name!r}, which is no file beside it")
+    weights: dict[str, Tensor] = {}
+    for name in sorted(set(places.values())):
         weights |= _read_file(folder / name)
     absent = sorted(set(places) - set(weights))
     if absent:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from xlstm.checkpoints.errors import CheckpointError
+from xlstm.checkpoints.weights import require_rows
 from xlstm.config import MLSTMConfig
 
 Parts = dict[str, dict[str, int]]
@@ -42,8 +42,7 @@ def split_fused(weights: Mapping[str, Tensor], config: MLSTMConfig) -> dict[str,
             single[name] = tensor
             continue
         sizes = parts[fused]
-        if tensor.shape[0] != sum(sizes.values()):
-            raise CheckpointError(f"{name} has {tensor.shape[0]} rows: {sum(sizes.values())} are due")
+        require_rows(name, tensor, sum(sizes.values()))
         parent = module.removesuffix(fused.rpartition(".")[2])
         for part, piece in zip(sizes, tensor.split(list(sizes.values())), strict=True):
             single[f"{parent}{part}.{kind}"] = piece

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from xlstm.checkpoints.errors import CheckpointError
 from xlstm.checkpoints.fields import Fields
+from xlstm.checkpoints.weights import require_rows
 from xlstm.config import TransformerConfig
 
 MODEL_TYPE = "llama"
@@ -124,7 +125,6 @@ def _rope_theta(fields: Fields) -> float:
 def _repeat_groups(weights: dict[str, Tensor], heads: int, groups: int, head_dim: int) -> None:
     for name, tensor in weights.items():
         if name.endswith((".attention.k.weight", ".attention.v.weight")):
-            if tensor.shape[0] != groups * head_dim:
-                raise CheckpointError(f"{name} has {tensor.shape[0]} rows: {groups * head_dim} are due")
+            require_rows(name, tensor, groups * head_dim)
             shared = tensor.unflatten(0, (groups, head_dim))
             weights[name] = shared.repeat_interleave(heads // groups, 0).flatten(0, 1)

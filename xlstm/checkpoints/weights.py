@@ -49,6 +49,13 @@ def first_dimension(weights: Mapping[str, Tensor], name: str, source: str) -> in
     return weights[name].shape[0]
 
 
+def require_rows(name: str, tensor: Tensor, rows: int) -> None:
+    """CheckpointError where a weight, a number alone included, does not have so many."""
+    if tensor.shape[:1] != (rows,):
+        found = tensor.shape[0] if tensor.ndim else 0
+        raise CheckpointError(f"{name} has {found} rows: {rows} are due")
+
+
 def _compare_names(due: set[str], found: set[str], source: str, config: ModelConfig) -> None:
     missing, extra = sorted(due - found), sorted(found - due)
     if missing:
