@@ -80,7 +80,7 @@ def data_facts(provenance: Provenance) -> list[tuple[str, str]]:
         "hash": "Content hash",
         "train_tokens": "Training tokens",
         "val_tokens": "Validation tokens",
-        "unigram_loss": f"Unigram loss ({_unit(provenance)})",
+        "unigram_loss": f"Unigram loss ({provenance.loss_unit})",
         "bytes_per_token": "Bytes a token",
         "vocab_size": "Vocabulary",
     }
@@ -89,10 +89,6 @@ def data_facts(provenance: Provenance) -> list[tuple[str, str]]:
         for key, value in provenance.data.items()
         if value is not None
     ]
-
-
-def _unit(provenance: Provenance) -> str:
-    return "nats per byte" if provenance.data.get("tokenizer") == "bytes" else "nats per token"
 
 
 def _datum(value: object, form: Any) -> str:

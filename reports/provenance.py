@@ -35,6 +35,11 @@ class Provenance:
     """The command that makes this report again from the cached runs."""
 
     @property
+    def loss_unit(self) -> str:
+        """`nats per byte` where a token is a byte."""
+        return "nats per byte" if self.data.get("tokenizer") == "bytes" else "nats per token"
+
+    @property
     def unigram_loss(self) -> float | None:
         """Validation loss of the unigram model, nats per token; None where it is not known."""
         return _number(self.data.get("unigram_loss"))

@@ -117,10 +117,10 @@ class View:
         configs = (config_of(row) for row in distinct_shapes.iter_rows(named=True))
         return list(dict.fromkeys(config for config in configs if config is not None))
 
-    @cached_property
+    @property
     def loss_unit(self) -> str:
-        """`nats per byte` where a token is a byte."""
-        return "nats per byte" if self.provenance.data.get("tokenizer") == "bytes" else "nats per token"
+        """See Provenance."""
+        return self.provenance.loss_unit
 
     @property
     def level(self) -> float:
