@@ -2,8 +2,14 @@
 
 import dataclasses
 import os
+import queue
 import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +19,12 @@ from xlstm.accounting import training_flops
 from xlstm.config import ModelConfig
 from xlstm.data import TokenStream
 from xlstm.run_spec import OptimizerSpec
+from xlstm.training import run as training_run
 from xlstm.training.branch import branch_point, starts
 from xlstm.training.failures import StoppedError
 from xlstm.training.job import RunResult, TrainJob
 from xlstm.training.run import train
+from xlstm.training.share import Share
 from xlstm.trunk import TrunkJob, branch_step, trunk_key
 
 POINTS = (8, 16, 24)
@@ -140,6 +148,46 @@ def test_a_damaged_point_is_put_aside(job: TrainJob, trained: list[int]) -> None
     result = train(middle)
     assert trained[0] == 0
     assert result.loss == train(alone(middle)).loss
+
+
+def test_a_damaged_point_is_put_aside_for_all_ranks(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several processes the first puts it aside, and another may look only then."""
+    small, middle, _ = branches(job)
+    train(small)
+    assert middle.trunk is not None
+    early, late = (branch_point(middle.trunk.folder, step) for step in (4, 8))
+    early.write_bytes(late.read_bytes())
+    late.write_bytes(b"PK\x03\x04 half of one")
+    decided: queue.Queue[int] = queue.Queue()
+    all_there = threading.Barrier(2)
+
+    class Ranks(Share):
+        def largest(self, value: float) -> float:
+            all_there.wait(60)
+            return value
+
+        def agree(self, decide: Callable[[], int]) -> int:
+            if self.is_first:
+                decided.put(decision := decide())
+                return decision
+            return decided.get(timeout=60)
+
+    look = training_run.starts
+
+    def starts_later(*arguments: Any) -> list[Path]:
+        if threading.current_thread().name.startswith("late"):
+            until = time.monotonic() + 1
+            while late.exists() and time.monotonic() < until:
+                time.sleep(0.01)
+        return look(*arguments)
+
+    monkeypatch.setattr(training_run, "starts", starts_later)
+    with ThreadPoolExecutor(1, "first") as one, ThreadPoolExecutor(1, "late") as two:
+        ranks = [
+            pool.submit(training_run._trunk_start, middle, Ranks(rank=rank, ranks=2))
+            for rank, pool in enumerate((one, two))
+        ]
+        assert [rank.result(timeout=60) for rank in ranks] == [early, early]
 
 
 @pytest.mark.parametrize(

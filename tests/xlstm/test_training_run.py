@@ -212,6 +212,27 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_run_starts_again(
     assert "cannot be read" in capfd.readouterr().out
 
 
+def test_a_damaged_folder_is_put_aside_where_there_is_one_already(job: TrainJob) -> None:
+    for name in (CHECKPOINT, CHECKPOINT.with_suffix(".unreadable")):
+        (job.run_dir / name).mkdir(parents=True)
+        (job.run_dir / name / "__0_0.distcp").write_bytes(b"half of one")
+    assert train(job).status == "finished"
+
+
+def test_shards_that_a_kill_left_unfinished_are_no_checkpoint(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither them nor what is written next to their name: on one GPU now, whose checkpoints are files."""
+    cut = dataclasses.replace(job, checkpoint_every_s=0.0)
+    unfinished = cut.run_dir / CHECKPOINT.with_suffix(".new")
+    unfinished.mkdir(parents=True)
+    (unfinished / "__0_0.distcp").write_bytes(b"half of one")
+    stop_at(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(StoppedError):
+        train(cut)
+    assert torch.load(cut.run_dir / CHECKPOINT, weights_only=True)["global_step"] in (1, 2)
+
+
 def test_a_failed_run_can_be_trained_again(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         stop_at(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))

@@ -219,6 +219,8 @@ def save_whole(trainer: Trainer, path: Path) -> None:
     """
     temporary = path.with_suffix(".new")
     try:
+        if trainer.is_global_zero:
+            remove(temporary)  # a kill's: what is written to the name of a folder would go into it
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
             flush_to_disk(temporary)

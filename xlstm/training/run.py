@@ -49,7 +49,7 @@ from xlstm.training.memory import fitting_micro_batch
 from xlstm.training.module import TrainingModule
 from xlstm.training.peak import matrix_peak
 from xlstm.training.saved import save_model
-from xlstm.training.sharded import UNREADABLE, WholeCheckpoints, latest, require_readable
+from xlstm.training.sharded import UNREADABLE, WholeCheckpoints, latest, remove, require_readable
 from xlstm.training.share import ALONE, Share
 from xlstm.training.strategies import Environment, Shards, strategy_for, whole_weights
 from xlstm.training.surroundings import device_name, surroundings
@@ -245,6 +245,7 @@ def _resume_points(job: TrainJob, monitor: Monitor) -> list[Callback]:
 def _trunk_start(job: TrainJob, share: Share) -> Path | None:
     """How far others have brought the trunk of a run that has no checkpoint of its own yet."""
     found = [] if job.trunk is None else starts(job.trunk, job.spec)
+    share.largest(0.0)  # all processes have looked, before the first puts a damaged one aside
     return next((path for path in found if _readable(path, share) is not None), None)
 
 
@@ -259,6 +260,7 @@ def _readable(checkpoint: Path, share: Share) -> Path | None:
             require_readable(found)
         except UNREADABLE as error:
             aside = checkpoint.with_suffix(".unreadable")
+            remove(aside)
             found.replace(aside)
             print(f"{aside}: cannot be read ({one_line(error)}); training starts at step 0", flush=True)
             return False
