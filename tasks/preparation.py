@@ -10,6 +10,7 @@ import polars as pl
 import yaml
 
 from sweeps.gather import finished_runs
+from sweeps.laws.analysis import HARMLESS_EPOCHS
 from sweeps.laws.planning import describe_plan_quality
 from sweeps.laws.text import describe_plan
 from sweeps.plan import Plan, PlannedRun, make_plan
@@ -153,6 +154,7 @@ def view_plan(spec: SweepSpec, state: State) -> PlanView:
         corpus_said = (
             f"{meta.name}, {meta.tokenizer}: {meta.train.tokens:,} training tokens from"
             f" {meta.train.documents:,} files, unigram loss {meta.unigram_entropy:.3f} nats per token"
+            f"{repetition(plan.table, meta.train.tokens)}"
         )
     done, rate = finished_keys(state), measured_pace(plan.runs, state)
     here = machine()
@@ -172,6 +174,21 @@ def view_plan(spec: SweepSpec, state: State) -> PlanView:
         quality=describe_plan(
             describe_plan_quality(plan.table, finished=_runs_so_far(state.sweep_dir(spec.name)))
         ),
+    )
+
+
+def repetition(plan: pl.DataFrame, tokens: int) -> str:
+    """How many runs of a plan go through `tokens` of text more than once; nothing where none does."""
+    repeating = plan.filter(pl.col("D") > tokens).sort("D", descending=True)
+    if repeating.is_empty():
+        return ""
+    most, epochs = repeating["run_name"][0], repeating["D"][0] / tokens
+    said = f"{repeating.height} of {plan.height} runs repeat it, up to {epochs:.3g} epochs ({most})"
+    if epochs <= HARMLESS_EPOCHS:
+        return f"; {said}"
+    return (
+        f"\nwarning: {said}; beyond {HARMLESS_EPOCHS:.0f}, repeated tokens are worth less than new ones:"
+        " give more text, or smaller budgets"
     )
 
 

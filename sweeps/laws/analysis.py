@@ -39,7 +39,7 @@ FlopFunctions = Mapping[tuple[str, int], FlopFunction]
 ServingCosts = Mapping[tuple[str, int], ServingCost]
 """FLOPs of serving `settings.served_tokens` tokens by (arch, context_length)."""
 
-_HARMLESS_EPOCHS = 4.0
+HARMLESS_EPOCHS = 4.0
 """Up to four epochs repeated tokens are worth nearly as much as new ones (Muennighoff et al. 2023)."""
 _GROUP_NEEDS = 3
 """Runs that a budget which nobody named must have on the median."""
@@ -219,7 +219,7 @@ def _run_flags(table: pl.DataFrame, points: Points) -> Iterator[Flag]:
     """What the runs themselves say against the fits."""
     epochs = table["epochs"].max() if "epochs" in table.columns else None
     if isinstance(epochs, float) and epochs > 1.0:
-        severity: Severity = "warning" if epochs > _HARMLESS_EPOCHS else "info"
+        severity: Severity = "warning" if epochs > HARMLESS_EPOCHS else "info"
         message = (
             f"data were repeated, up to {epochs:.3g} epochs; repeated tokens are worth less than new ones"
         )

@@ -6,7 +6,15 @@ import polars as pl
 import pytest
 
 from sweeps.spec import SpecError
-from tasks.preparation import parse_override, plan_runs, prepare_data, read_spec, save_plan, view_plan
+from tasks.preparation import (
+    parse_override,
+    plan_runs,
+    prepare_data,
+    read_spec,
+    repetition,
+    save_plan,
+    view_plan,
+)
 from tasks.state import State
 
 
@@ -77,3 +85,25 @@ def test_a_declared_vocabulary_is_that_of_the_models(tracked: State) -> None:
         SpecError, match=r"data\.vocab_size = 200: the tokenizer has 25\d; give at least that many"
     ):
         plan_runs(spec, prepare_data(spec, tracked))
+
+
+def test_a_plan_says_how_often_its_runs_go_through_their_text() -> None:
+    plan = pl.DataFrame({"run_name": ["short", "long", "middle"], "D": [1000, 4000, 2000]})
+    assert repetition(plan, 4000) == ""
+    assert repetition(plan, 2000) == "; 1 of 3 runs repeat it, up to 2 epochs (long)"
+    assert repetition(plan, 1000) == "; 2 of 3 runs repeat it, up to 4 epochs (long)"
+    assert repetition(plan, 100) == (
+        "\nwarning: 3 of 3 runs repeat it, up to 40 epochs (long); beyond 4, repeated tokens are worth less"
+        " than new ones: give more text, or smaller budgets"
+    )
+
+
+def test_a_small_corpus_is_warned_of_before_anything_is_trained(tracked: State) -> None:
+    view = view_plan(read_spec("quick", {"data.name": "small", "data.max_bytes": 200_000}), tracked)
+    most = max(row["D"] for row in view.rows)
+    assert f"up to {most / tokens_of(view.corpus):.3g} epochs" in view.corpus
+
+
+def tokens_of(corpus: str) -> int:
+    """The number of training tokens that the plan prints."""
+    return int(corpus.split(": ")[1].split(" training")[0].replace(",", ""))
