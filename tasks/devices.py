@@ -77,6 +77,10 @@ def gpu_names() -> list[str]:
     return [gpu.name for gpu in gpus()]
 
 
+DRIVER_S = 30.0
+"""Wait for the driver's answer."""
+
+
 def gpus() -> tuple[Gpu, ...]:
     """The GPUs that children of this process will see, in their order; asked of the driver."""
     return _gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -89,7 +93,13 @@ def _gpus(visible: str | None) -> tuple[Gpu, ...]:
     if shutil.which("nvidia-smi") is None:
         return ()
     query = ["nvidia-smi", "--query-gpu=name,uuid,memory.total", "--format=csv,noheader,nounits"]
-    asked = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    try:
+        asked = subprocess.run(query, capture_output=True, text=True, timeout=DRIVER_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"nvidia-smi has no answer in {DRIVER_S:g} s: mend the driver, or set CUDA_VISIBLE_DEVICES= to do"
+            " without a GPU"
+        ) from None
     lines = asked.stdout.strip().splitlines() if asked.returncode == 0 else []
     found = [_gpu(line) for line in lines]
     if visible is None:
@@ -99,6 +109,11 @@ def _gpus(visible: str | None) -> tuple[Gpu, ...]:
 
 def _gpu(line: str) -> Gpu:
     name, uuid, mebibytes = (field.strip() for field in line.rsplit(",", 2))
+    if not mebibytes.isdecimal():
+        raise UserError(
+            f"nvidia-smi knows no memory of {name} ({mebibytes}): a GPU that shares the host's cannot be"
+            " planned for; set CUDA_VISIBLE_DEVICES= to do without it"
+        )
     return Gpu(name=name, uuid=uuid, memory_bytes=int(mebibytes) * 2**20)
 
 

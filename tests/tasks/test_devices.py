@@ -42,7 +42,7 @@ LAPTOP = Machine(threads=8, memory_bytes=16 * 2**30)
 GPUS = tuple(Gpu(name="H", uuid=f"GPU-{k}", memory_bytes=80 * 2**30) for k in range(2))
 SERVER = Machine(threads=64, memory_bytes=2**40, gpus=GPUS)
 
-SMI = """#!/bin/sh
+SMI = """
 echo "NVIDIA H100, GPU-aaa, 81559"
 echo "NVIDIA H100, GPU-bbb, 81559"
 """
@@ -54,13 +54,35 @@ def run() -> PlannedRun:
     return make_plan(parse_spec(SPEC), data, 256).runs[0]
 
 
+def answering(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An nvidia-smi of its own, asked anew."""
+    (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("tasks.devices._gpus", __import__("tasks.devices").devices._gpus.__wrapped__)
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("exec sleep 60", "nvidia-smi has no answer in 0.2 s"),
+        ('echo "GB10, GPU-a, [N/A]"', "no memory of GB10"),
+    ],
+)
+def test_a_driver_that_does_not_answer(
+    script: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.devices.DRIVER_S", 0.2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    answering(script, tmp_path, monkeypatch)
+    with pytest.raises(UserError, match=words):
+        gpu_names()
+
+
 @pytest.fixture
 def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver that knows two GPUs."""
-    (tmp_path / "nvidia-smi").write_text(SMI)
-    (tmp_path / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr("tasks.devices._gpus", __import__("tasks.devices").devices._gpus.__wrapped__)
+    answering(SMI, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(

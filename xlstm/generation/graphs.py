@@ -33,7 +33,8 @@ class StepGraph:
                     run()
             torch.cuda.current_stream(device).wait_stream(side)
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            # Other threads may go on: a session whose cache grows captures in the middle.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 run()
 
     def replay(self) -> None:
@@ -104,7 +105,7 @@ class PrefillGraphs:
             self._pool, self.held = torch.cuda.graph_pool_handle(), 0
         tokens = tokens.clone()
         graph = torch.cuda.CUDAGraph()
-        # Other threads may go on: a session that captured its step at its beginning does this in the middle.
+        # Other threads may go on here too.
         captures = torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local")
         with torch.cuda.device(tokens.device), captures:
             before = torch.cuda.memory_reserved()
