@@ -15,11 +15,12 @@ import numpy as np
 import polars as pl
 
 import sweeps
-from reports import render
+from reports import numbers, render
+from reports.palette import arch_label
 from reports.provenance import Provenance
 from sweeps.histories import loss_curves
 from sweeps.laws import LawSettings, analyse, from_json, to_json
-from sweeps.laws.types import Analysis
+from sweeps.laws.types import Analysis, Comparison, GroupAnalysis
 from sweeps.plan import Plan
 from sweeps.predicted import Outcome
 from sweeps.run_models import serving_costs
@@ -185,9 +186,8 @@ def found(runs: pl.DataFrame, analysis: Analysis) -> dict[str, float]:
     metrics = {"runs/finished": float(count.finished), "runs/failed": float(count.failed)}
     for group in analysis.groups:
         name = f"{arch_slug(group.arch)}-{group.context_length}"
-        last = max(group.optima, key=lambda optimum: optimum.budget, default=None)
-        if last is not None:
-            at = next(optimum for optimum in group.optima if optimum.budget == last.budget)
+        at = max(group.optima, key=lambda optimum: optimum.budget, default=None)
+        if at is not None:
             values = {"budget": at.budget, "N": at.N.value, "D": at.D.value, "loss": at.loss.value}
             metrics |= {f"{name}/optimum_{key}": value for key, value in values.items()}
         if "N" in group.power_laws:
@@ -196,13 +196,28 @@ def found(runs: pl.DataFrame, analysis: Analysis) -> dict[str, float]:
 
 
 def answer(analysis: Analysis) -> list[str]:
-    """The comparisons at the largest budget, a line each, as the flow's artifact shows them."""
-    lines = []
-    for found in analysis.comparisons:
-        sure = "" if found.decided else " (undecided: the interval holds zero)"
-        difference = found.loss_difference
-        lines.append(
-            f"context {found.context_length}, {found.budget:.3g} FLOPs: {found.better} over {found.other} by"
-            f" {abs(difference.value):.4f} nats [{difference.low:.4f}, {difference.high:.4f}]{sure}"
-        )
-    return lines
+    """What was found, a line each: the optimum of each group at its largest budget, then the comparisons."""
+    optima = [_optimum(group) for group in analysis.groups if group.optima]
+    return [*optima, *(_comparison(found) for found in analysis.comparisons)]
+
+
+def _optimum(group: GroupAnalysis) -> str:
+    best = max(group.optima, key=lambda optimum: optimum.budget)
+    beyond = ", an extrapolation" if best.extrapolation > 1.001 else ""
+    return (
+        f"{arch_label(group.arch)}, context {group.context_length:,},"
+        f" {numbers.flops(best.budget)} FLOPs{beyond}: N* {numbers.count(best.N.value)} ({numbers.span(best.N)}) on D* {numbers.count(best.D.value)}"
+        f" ({numbers.span(best.D)}), loss {numbers.loss(best.loss.value)}"
+        f" ({numbers.span(best.loss, numbers.loss)}), by {best.method}"
+    )
+
+
+def _comparison(found: Comparison) -> str:
+    gap = found.loss_difference
+    lead = replace(gap, value=-gap.value, low=-gap.high, high=-gap.low)
+    sure = "" if found.decided else ", undecided"
+    return (
+        f"context {found.context_length:,}, {numbers.flops(found.budget)} FLOPs: {arch_label(found.better)}"
+        f" {numbers.loss(lead.value)} nats ({numbers.span(lead, numbers.loss)}) below"
+        f" {arch_label(found.other)}{sure}"
+    )

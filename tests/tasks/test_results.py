@@ -1,5 +1,6 @@
 """What is kept of a sweep's runs."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from sweeps.laws import LawSettings, to_json
 from sweeps.run_table import complete
 from tasks.errors import UserError
-from tasks.results import fit, fit_sources, found, note, save_runs, tally
+from tasks.results import answer, fit, fit_sources, found, note, save_runs, tally
 from tests.reports import synthetic
 
 RUNS = complete(
@@ -119,3 +120,28 @@ def test_what_a_sweep_found_in_words_and_metrics(tmp_path: Path) -> None:
     text = note("quick", "a sweep", runs, analysis)
     assert text.startswith("**quick**: a sweep")
     assert "36 of 36 runs finished" in text
+
+
+def test_the_answer_names_sizes_tokens_and_who_is_ahead(tmp_path: Path) -> None:
+    """Against the closed form of the surfaces that the runs were drawn from."""
+    analysis = synthetic.analysis(synthetic.run_table(), targets=(synthetic.TARGET,))
+    lines = answer(analysis)
+    truth = {arch: synthetic.optimum(arch, synthetic.TARGET) for arch in synthetic.SURFACES}
+    for arch, label in (("mlstm", "mLSTM"), ("transformer", "Transformer")):
+        (said,) = (
+            line for line in lines if line.startswith(f"{label}, context 128, 1.0e13 FLOPs, an extrap")
+        )
+        found_N, found_D = (read_count(said.split(f"{name}* ")[1].split(" (")[0]) for name in "ND")
+        assert found_N == pytest.approx(truth[arch][0], rel=0.1)
+        assert found_D == pytest.approx(truth[arch][1], rel=0.1)
+    (said,) = (line for line in lines if line.startswith("context 128, 1.0e13 FLOPs: "))
+    ahead = "mLSTM" if truth["mlstm"][2] < truth["transformer"][2] else "Transformer"
+    assert said.startswith(f"context 128, 1.0e13 FLOPs: {ahead} ")
+    lead, low, high = map(float, re.findall(r"\d\.\d{3}", said))
+    assert low <= lead <= high
+    assert lead == pytest.approx(abs(truth["mlstm"][2] - truth["transformer"][2]), abs=0.01)
+
+
+def read_count(text: str) -> float:
+    number, unit = text.split()
+    return float(number) * {"k": 1e3, "M": 1e6, "B": 1e9}[unit]
