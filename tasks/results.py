@@ -206,9 +206,10 @@ def _optimum(group: GroupAnalysis) -> str:
     beyond = ", an extrapolation" if best.extrapolation > 1.001 else ""
     return (
         f"{arch_label(group.arch)}, context {group.context_length:,},"
-        f" {numbers.flops(best.budget)} FLOPs{beyond}: N* {numbers.count(best.N.value)} ({numbers.span(best.N)}) on D* {numbers.count(best.D.value)}"
-        f" ({numbers.span(best.D)}), loss {numbers.loss(best.loss.value)}"
-        f" ({numbers.span(best.loss, numbers.loss)}), by {best.method}"
+        f" {numbers.flops(best.budget)} FLOPs{beyond}:"
+        f" N* {numbers.count(best.N.value)} ({numbers.span(best.N)})"
+        f" on D* {numbers.count(best.D.value)} ({numbers.span(best.D)}),"
+        f" loss {numbers.loss(best.loss.value)} ({numbers.span(best.loss, numbers.loss)}), by {best.method}"
     )
 
 
