@@ -21,7 +21,7 @@ from tasks.devices import device_kind, machine, runs_at_once
 from tasks.forecast import Pace, makespan, pace
 from tasks.provenance import corpus_facts
 from tasks.state import State
-from xlstm.data import Corpus, prepare_corpus
+from xlstm.data import Corpus, TokenStream, prepare_corpus, validation_windows
 from xlstm.data.corpus import META
 from xlstm.run_spec import DataSpec
 from xlstm.training.files import write_atomically
@@ -83,8 +83,12 @@ def prepare_data(spec: SweepSpec, state: State) -> Corpus:
 def plan_runs(spec: SweepSpec, corpus: Corpus) -> Plan:
     """Lay out the runs of a spec on its corpus.
 
-    SpecError where `data.vocab_size` is less than the tokenizer has.
+    SpecError where `data.vocab_size` is less than the tokenizer has; CorpusError where a split is too small
+    for the context lengths or `validation.tokens`, which otherwise every training would find out by itself.
     """
+    for context_length in spec.context_lengths:
+        TokenStream(corpus.train, context_length, batch_size=1, seed=0)
+        validation_windows(corpus.validation, context_length, spec.validation.tokens)
     return make_plan(spec, corpus.spec(), vocab_size(spec, corpus))
 
 

@@ -16,6 +16,7 @@ from tasks.preparation import (
     view_plan,
 )
 from tasks.state import State
+from xlstm.data import CorpusError
 
 
 @pytest.mark.parametrize("profile", ["quick", "gpu", "paper", "paper-large"])
@@ -51,7 +52,7 @@ def test_bad_overrides_are_named(override: str, message: str) -> None:
 
 
 def test_a_plan_is_saved_with_its_spec_and_the_facts_of_its_corpus(tracked: State) -> None:
-    spec = read_spec("quick", {"name": "mine", "data.max_bytes": 400_000, "data.name": "small"})
+    spec = read_spec("quick", {"name": "mine", "data.max_bytes": 2_000_000, "data.name": "small"})
     corpus = prepare_data(spec, tracked)
     plan = plan_runs(spec, corpus)
     save_plan(plan, corpus, tracked)
@@ -75,7 +76,7 @@ def test_a_declared_vocabulary_is_planned_without_the_corpus(state: State) -> No
 
 
 def test_a_declared_vocabulary_is_that_of_the_models(tracked: State) -> None:
-    changes = {"data.max_bytes": 400_000, "data.name": "small", "data.vocab_size": 320}
+    changes = {"data.max_bytes": 2_000_000, "data.name": "small", "data.vocab_size": 320}
     spec = read_spec("quick", changes)
     plan = plan_runs(spec, prepare_data(spec, tracked))
     assert {run.spec.model.vocab_size for run in plan.runs} == {320}
@@ -99,7 +100,7 @@ def test_a_plan_says_how_often_its_runs_go_through_their_text() -> None:
 
 
 def test_a_small_corpus_is_warned_of_before_anything_is_trained(tracked: State) -> None:
-    view = view_plan(read_spec("quick", {"data.name": "small", "data.max_bytes": 200_000}), tracked)
+    view = view_plan(read_spec("quick", {"data.name": "small", "data.max_bytes": 2_000_000}), tracked)
     most = max(row["D"] for row in view.rows)
     assert f"up to {most / tokens_of(view.corpus):.3g} epochs" in view.corpus
 
@@ -107,3 +108,21 @@ def test_a_small_corpus_is_warned_of_before_anything_is_trained(tracked: State) 
 def tokens_of(corpus: str) -> int:
     """The number of training tokens that the plan prints."""
     return int(corpus.split(": ")[1].split(" training")[0].replace(",", ""))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"data.max_bytes": 100_000},
+            r"^validation\.tokens = 65536: the validation split has \d+; ask for fewer",
+        ),
+        ({"validation.tokens": 100}, r"^validation\.tokens = 100 is less than one context of 128"),
+    ],
+)
+def test_splits_that_are_too_small_are_told_by_the_plan(
+    tracked: State, changes: dict[str, int], message: str
+) -> None:
+    spec = read_spec("quick", {"data.name": "too-small", "data.max_bytes": 2_000_000} | changes)
+    with pytest.raises(CorpusError, match=message):
+        plan_runs(spec, prepare_data(spec, tracked))

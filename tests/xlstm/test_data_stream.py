@@ -100,7 +100,7 @@ def test_validation_windows_cover_and_do_not_overlap(context: int, count: int, s
 
 
 def test_validation_split_too_small() -> None:
-    with pytest.raises(CorpusError, match=r"validation_tokens = 64: the validation split has 64"):
+    with pytest.raises(CorpusError, match=r"validation\.tokens = 64: the validation split has 64"):
         validation_windows(np.arange(64), 16, 64)
     with pytest.raises(CorpusError, match=r"less than one context of 16"):
         validation_windows(np.arange(64), 16, 8)

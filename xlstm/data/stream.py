@@ -101,12 +101,12 @@ def validation_windows(tokens: np.ndarray, context_length: int, validation_token
     count = validation_tokens // context_length
     if count < 1:
         raise CorpusError(
-            f"validation_tokens = {validation_tokens} is less than one context of {context_length}"
+            f"validation.tokens = {validation_tokens} is less than one context of {context_length}"
         )
     if count * context_length + 1 > len(tokens):
         raise CorpusError(
-            f"validation_tokens = {validation_tokens}: the validation split has {len(tokens)};"
-            " ask for fewer, or raise data.validation_fraction or data.max_bytes"
+            f"validation.tokens = {validation_tokens}: the validation split has {len(tokens)};"
+            " ask for fewer, give more text, or raise data.validation_fraction or data.max_bytes"
         )
     last = len(tokens) - context_length - 1
     starts = np.arange(count, dtype=np.int64) * last // max(count - 1, 1)
