@@ -105,10 +105,10 @@ def sentence(comparison: SweepComparison, group: GroupDifference, unit: str) -> 
     gap, level = top.difference, numbers.level(top.difference)
     side = "below" if gap.value < 0 else "above"
     span = numbers.span(gap, numbers.loss)
+    sure = f"{level} interval of the difference {span}" if numbers.has_interval(gap) else span
     lead = (
         f"{start}, {numbers.flops(top.budget)} FLOPs: the best loss of {second} is"
-        f" {numbers.loss(abs(gap.value))} {unit} {side} that of {first} ({level} interval of the difference"
-        f" {span})"
+        f" {numbers.loss(abs(gap.value))} {unit} {side} that of {first} ({sure})"
     )
     if not top.significant:
         return f"{lead}, which decides nothing."
