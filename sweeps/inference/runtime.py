@@ -10,9 +10,9 @@ holds for all sizes of an architecture, so that it also predicts a size that was
 
 Scores and keys are the Transformer's: narrow heads reach less bandwidth, and a cache that few heads walk
 through is read at the pace of the walk. A step of few sequences is a chain of maps, that of a batch has other
-kernels, and more of them (`xlstm.chain`): a block's overhead differs. No term can be
-negative (theirs can, and overheads are). Relative errors are minimised: least squares with non-negative
-coefficients, which has one minimum and needs no start, under Huber's weights against outliers.
+kernels, and more of them (`xlstm.chain`): a block's overhead differs. No term can be negative (theirs can,
+and overheads are). Relative errors are minimised: least squares with non-negative coefficients, which has one
+minimum and needs no start, under Huber's weights against outliers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ from xlstm.accounting import (
     state_bytes,
 )
 from xlstm.accounting.inference import block_flops
-from xlstm.chain import most_chained
+from xlstm.chain import FEW
 from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
 
 Kind = Literal["ttft", "step_time"]
@@ -81,7 +81,7 @@ def work(
     flops = decode_flops(config, T, batch_size=B)
     state = state_bytes(config, T, batch_size=B, bytes_per=stored)
     blocks = config.num_blocks
-    overheads = [blocks, blocks if most_chained(config.d_model) < B else 0.0, 1.0]
+    overheads = [blocks, blocks if B > FEW else 0.0, 1.0]
     if isinstance(config, MLSTMConfig):  # read and written
         return np.array([weights, 2 * state, flops, 0.0, 0.0, *overheads])
     keys = blocks * T
