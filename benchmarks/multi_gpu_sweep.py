@@ -228,34 +228,35 @@ def one_sweep(home: Path, row: Sweep, shared: Row, variables: dict[str, str], *,
 
 
 def tracked(home: Path) -> dict[str, list[str]]:
-    """By run key, the MLflow runs that finished: read as SQLite, without MLflow."""
-    import sqlite3
-    from contextlib import closing
-
+    """By run key, the MLflow runs that finished."""
     query = (
         "select t.value, r.run_uuid from runs r join tags t on t.run_uuid = r.run_uuid"
         " where t.key = 'isoflop.run_key' and r.status = 'FINISHED' and r.lifecycle_stage = 'active'"
     )
     finished: dict[str, list[str]] = {}
-    with closing(sqlite3.connect(f"file:{home / 'mlflow.db'}?mode=ro", uri=True, timeout=30)) as database:
-        for key, run_id in database.execute(query):
-            finished.setdefault(key, []).append(run_id)
+    for key, run_id in from_mlflow(home, query):
+        finished.setdefault(key, []).append(run_id)
     return finished
+
+
+def from_mlflow(home: Path, query: str) -> list[tuple[Any, ...]]:
+    """Rows of MLflow's database, read as SQLite, without MLflow."""
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(f"file:{home / 'mlflow.db'}?mode=ro", uri=True, timeout=30)) as database:
+        return database.execute(query).fetchall()
 
 
 def in_use(home: Path, resources: Row, gpus: int) -> float:
     """Of all GPUs' time from the first run's start to the last one's end, what runs had."""
-    import sqlite3
-    from contextlib import closing
-
     query = (
         "select r.start_time, r.end_time, t.value from runs r left join tags t"
         " on t.run_uuid = r.run_uuid and t.key = 'isoflop.devices' where r.status = 'FINISHED'"
     )
     shares = resources["gpus"]
     small = min(shares.values()) if isinstance(shares, dict) else shares
-    with closing(sqlite3.connect(f"file:{home / 'mlflow.db'}?mode=ro", uri=True, timeout=30)) as database:
-        rows = [(start, end, float(devices or small)) for start, end, devices in database.execute(query)]
+    rows = [(start, end, float(devices or small)) for start, end, devices in from_mlflow(home, query)]
     span = max(end for _, end, _ in rows) - min(start for start, _, _ in rows)
     return sum((end - start) * share for start, end, share in rows) / (span * gpus)
 

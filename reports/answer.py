@@ -116,7 +116,7 @@ def _kind(method: str) -> str:
 def compare(comparison: Comparison, unit: str) -> str:
     """Two architectures at their optima. An interval that holds 0 decides nothing: the sentence says so."""
     better, other = arch_label(comparison.better), arch_label(comparison.other)
-    gap = _negated(comparison.loss_difference)
+    gap = -comparison.loss_difference
     level = numbers.level(gap)
     if decided(comparison):
         return (
@@ -289,16 +289,6 @@ def _compute_ratio(comparison: Comparison) -> str:
 
 def _size(optimum: OptimumPrediction) -> str:
     return f"{numbers.count(optimum.N.value)} parameters on {numbers.count(optimum.D.value)} tokens"
-
-
-def _negated(estimate: Estimate) -> Estimate:
-    return Estimate(
-        value=-estimate.value,
-        low=-estimate.high,
-        high=-estimate.low,
-        level=estimate.level,
-        method=estimate.method,
-    )
 
 
 def _the(labels: list[str]) -> str:

@@ -198,7 +198,7 @@ def _losses(found: Comparison) -> Losses:
     """A comparison says which side is better; here it is always second against first."""
     gap, ratio = found.loss_difference, found.compute_ratio
     if found.better == "first":
-        gap = replace(gap, value=-gap.value, low=-gap.high, high=-gap.low)
+        gap = -gap
         ratio = replace(
             ratio, value=_inverse(ratio.value), low=_inverse(ratio.high), high=_inverse(ratio.low)
         )

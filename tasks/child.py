@@ -88,9 +88,8 @@ class Child:
         self.connection.settimeout(max(timeout_s, 1e-3))
         try:
             message = self.connection.recv(64)
-        except (
-            ConnectionResetError
-        ):  # it closed before it had read what it was sent: once; what it said follows
+        except ConnectionResetError:
+            # It closed before it had read what it was sent: told once; what it said follows.
             message = self.connection.recv(64)
         return int(message) if message else None
 

@@ -214,8 +214,7 @@ def _optimum(group: GroupAnalysis) -> str:
 
 
 def _comparison(found: Comparison) -> str:
-    gap = found.loss_difference
-    lead = replace(gap, value=-gap.value, low=-gap.high, high=-gap.low)
+    lead = -found.loss_difference
     sure = "" if found.decided else ", undecided"
     return (
         f"context {found.context_length:,}, {numbers.flops(found.budget)} FLOPs: {arch_label(found.better)}"

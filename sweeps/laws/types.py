@@ -1,6 +1,6 @@
 """What a fit returns. Plain frozen data: results carry their intervals, their diagnostics and their flags."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -33,6 +33,10 @@ class Estimate:
     level: float = 0.95
     method: str = ""
     """How the interval was obtained: `pairs bootstrap, 4000 resamples, stratified by budget`."""
+
+    def __neg__(self) -> "Estimate":
+        """The same the other way round, as of a difference."""
+        return replace(self, value=-self.value, low=-self.high, high=-self.low)
 
 
 @dataclass(frozen=True, kw_only=True)
