@@ -122,14 +122,14 @@ class Trap:
 def test_a_checkpoint_with_a_trap_is_put_aside_and_not_run(tmp_path: Path) -> None:
     import torch
 
-    from xlstm.training.run import _readable
+    from xlstm.training.resuming import readable
     from xlstm.training.share import ALONE
 
     checkpoint, sprung = tmp_path / "resume.ckpt", tmp_path / "sprung"
     torch.save({"state_dict": Trap(sprung)}, checkpoint)
-    assert _readable(checkpoint, ALONE) is None
+    assert readable(checkpoint, ALONE) is None
     checkpoint.write_bytes(pickle.dumps(Trap(sprung)))
-    assert _readable(checkpoint, ALONE) is None
+    assert readable(checkpoint, ALONE) is None
     assert not sprung.exists()
 
 

@@ -19,7 +19,7 @@ from xlstm.accounting import training_flops
 from xlstm.config import ModelConfig
 from xlstm.data import TokenStream
 from xlstm.run_spec import OptimizerSpec
-from xlstm.training import run as training_run
+from xlstm.training import resuming
 from xlstm.training.branch import branch_point, starts
 from xlstm.training.failures import StoppedError
 from xlstm.training.job import RunResult, TrainJob
@@ -172,7 +172,7 @@ def test_a_damaged_point_is_put_aside_for_all_ranks(job: TrainJob, monkeypatch: 
                 return decision
             return decided.get(timeout=60)
 
-    look = training_run.starts
+    look = resuming.starts
 
     def starts_later(*arguments: Any) -> list[Path]:
         if threading.current_thread().name.startswith("late"):
@@ -181,10 +181,10 @@ def test_a_damaged_point_is_put_aside_for_all_ranks(job: TrainJob, monkeypatch: 
                 time.sleep(0.01)
         return look(*arguments)
 
-    monkeypatch.setattr(training_run, "starts", starts_later)
+    monkeypatch.setattr(resuming, "starts", starts_later)
     with ThreadPoolExecutor(1, "first") as one, ThreadPoolExecutor(1, "late") as two:
         ranks = [
-            pool.submit(training_run._trunk_start, middle, Ranks(rank=rank, ranks=2))
+            pool.submit(resuming.trunk_start, middle, Ranks(rank=rank, ranks=2))
             for rank, pool in enumerate((one, two))
         ]
         assert [rank.result(timeout=60) for rank in ranks] == [early, early]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 
 from xlstm.accounting import training_flops
 from xlstm.capability.run import run_task
@@ -26,8 +26,7 @@ from xlstm.models import build_model
 from xlstm.run_spec import RunSpec
 from xlstm.timing.measure import peak_memory
 from xlstm.training.blocks import determinism, keep_compiled_code, kernels_for
-from xlstm.training.branch import BranchPoints, TrunkResumePoint, starts
-from xlstm.training.callbacks import Monitor, ResumePoint, Validation
+from xlstm.training.callbacks import Monitor, Validation
 from xlstm.training.execution import Execution
 from xlstm.training.failures import Failure, StoppedError, classify, describe, one_line
 from xlstm.training.files import write_atomically
@@ -48,8 +47,9 @@ from xlstm.training.loading import Batches
 from xlstm.training.memory import fitting_micro_batch
 from xlstm.training.module import TrainingModule
 from xlstm.training.peak import matrix_peak
+from xlstm.training.resuming import readable, resume_points, trunk_start
 from xlstm.training.saved import save_model
-from xlstm.training.sharded import UNREADABLE, WholeCheckpoints, latest, remove, require_readable
+from xlstm.training.sharded import WholeCheckpoints
 from xlstm.training.share import ALONE, Share
 from xlstm.training.strategies import Environment, Shards, strategy_for, whole_weights
 from xlstm.training.surroundings import device_name, surroundings
@@ -215,8 +215,8 @@ def _fit(job: TrainJob, device: torch.device, tracker: Tracker, share: Share) ->
     monitor = Monitor(spec, tracker, own_dir, gauges)
     checkpoint = job.run_dir / CHECKPOINT
     checkpoint.parent.mkdir(exist_ok=True)
-    resume_from = _readable(checkpoint, share) or _trunk_start(job, share)
-    around = [monitor, Validation(spec, held_out, monitor), *_resume_points(job, monitor)]
+    resume_from = readable(checkpoint, share) or trunk_start(job, share)
+    around = [monitor, Validation(spec, held_out, monitor), *resume_points(job, monitor)]
     trainer = _trainer(job, share, around, recorded=bool(execution.cuda_graph))
     batches = Batches(
         stream,
@@ -231,42 +231,6 @@ def _fit(job: TrainJob, device: torch.device, tracker: Tracker, share: Share) ->
     final = {k: v for k, v in result.metrics().items() if k != "loss"}  # its history ends with it
     tracker.finish(final, _artifacts(job, module, share))
     return result
-
-
-def _resume_points(job: TrainJob, monitor: Monitor) -> list[Callback]:
-    """What leaves checkpoints."""
-    path, every_s, pause_at = job.run_dir / CHECKPOINT, job.checkpoint_every_s, job.pause_at
-    if job.trunk is None:
-        return [ResumePoint(path, every_s, job.spec.run_key, monitor, pause_at)]
-    resume = TrunkResumePoint(path, every_s, job.spec, job.trunk, monitor, pause_at)
-    return [BranchPoints(job.spec, job.trunk, monitor), resume]
-
-
-def _trunk_start(job: TrainJob, share: Share) -> Path | None:
-    """How far others have brought the trunk of a run that has no checkpoint of its own yet."""
-    found = [] if job.trunk is None else starts(job.trunk, job.spec)
-    share.largest(0.0)  # all processes have looked, before the first puts a damaged one aside
-    return next((path for path in found if _readable(path, share) is not None), None)
-
-
-def _readable(checkpoint: Path, share: Share) -> Path | None:
-    """Where there is a whole checkpoint. A damaged one is put aside, and the run starts at step 0."""
-    found = latest(checkpoint)
-
-    def is_readable() -> int:
-        if found is None:
-            return False
-        try:
-            require_readable(found)
-        except UNREADABLE as error:
-            aside = checkpoint.with_suffix(".unreadable")
-            remove(aside)
-            found.replace(aside)
-            print(f"{aside}: cannot be read ({one_line(error)}); training starts at step 0", flush=True)
-            return False
-        return True
-
-    return found if share.agree(is_readable) else None
 
 
 def _corpus(job: TrainJob) -> Corpus:
