@@ -18,9 +18,9 @@ from mlflow.tracking import MlflowClient
 
 from tasks.launcher import Launcher
 from tests.tasks.rank_saboteur import RECORDED
+from tests.xlstm.training_jobs import history, run_spec, tiny_corpus
 from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
-from xlstm.data import Corpus, CorpusSpec, prepare_corpus
-from xlstm.run_spec import OptimizerSpec, RunSpec
+from xlstm.data import Corpus
 from xlstm.training.execution import Execution
 from xlstm.training.failures import Failure
 from xlstm.training.job import CHECKPOINT, PROGRESS, RANKS, RunResult, TrainJob
@@ -28,7 +28,6 @@ from xlstm.training.job import CHECKPOINT, PROGRESS, RANKS, RunResult, TrainJob
 SABOTEUR = Path(__file__).with_name("rank_saboteur.py")
 MLSTM = MLSTMConfig(vocab_size=256, d_model=16, num_blocks=2, num_heads=2, ffn_dim=32, head_dim_qk=4)
 TRANSFORMER = TransformerConfig(vocab_size=256, d_model=16, num_blocks=2, num_heads=2, ffn_dim=32)
-STEPS = 24
 OURS = "ISOFLOP_TEST_TOGETHER"
 """In the environment of this process's trainings: another may run the same tests beside it."""
 CLOSE = 3e-6
@@ -41,12 +40,7 @@ RECORDS = {"execution": Execution(cuda_graph=True), "tags": {"recorded": ""}}
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    root = tmp_path_factory.mktemp("corpus")
-    (root / "text").mkdir()
-    for i in range(20):
-        (root / "text" / f"f{i}.txt").write_text(f"def f{i}(x):\n    return x * {i} + {i * i}\n" * 3)
-    spec = CorpusSpec(name="tiny", source="files", paths=(str(root / "text"),), validation_fraction=0.25)
-    return prepare_corpus(spec, root / "tiny-bytes")
+    return tiny_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")
@@ -81,18 +75,7 @@ class Trainings:
         precision: str = "fp32",
         **fields: object,
     ) -> TrainJob:
-        spec = RunSpec(
-            model=model,
-            data=self.corpus.spec(),
-            optimizer=OptimizerSpec(peak_lr=3e-3, warmup_steps=4, cooldown_steps=4),
-            context_length=16,
-            batch_size=4,
-            steps=STEPS,
-            validation_tokens=320,
-            validation_every=10,
-            seed=3,
-            precision=precision,  # type: ignore[arg-type]
-        )
+        spec = dataclasses.replace(run_spec(self.corpus), model=model, precision=precision)  # type: ignore[arg-type]
         return TrainJob(
             spec=spec,
             data_folder=self.corpus.folder,
@@ -116,11 +99,7 @@ class Trainings:
         """The loss curves of a training that has to finish."""
         result = self.run(job)
         assert result.status == "finished", result.error
-        client = MlflowClient(self.store)
-        return {
-            key: sorted((m.step, m.value) for m in client.get_metric_history(result.mlflow_run_id or "", key))
-            for key in KEYS
-        }
+        return {key: history(job, result.mlflow_run_id or "", key) for key in KEYS}
 
 
 @pytest.fixture

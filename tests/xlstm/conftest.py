@@ -4,19 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.xlstm.training_jobs import run_spec
-from xlstm.data import Corpus, CorpusSpec, prepare_corpus
+from tests.xlstm.training_jobs import run_spec, tiny_corpus
+from xlstm.data import Corpus
 from xlstm.training.job import TrainJob
 
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    root = tmp_path_factory.mktemp("corpus")
-    (root / "text").mkdir()
-    for i in range(20):
-        (root / "text" / f"f{i}.txt").write_text(f"def f{i}(x):\n    return x * {i} + {i * i}\n" * 3)
-    spec = CorpusSpec(name="tiny", source="files", paths=(str(root / "text"),), validation_fraction=0.25)
-    return prepare_corpus(spec, root / "tiny-bytes")
+    return tiny_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture

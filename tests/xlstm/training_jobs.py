@@ -1,19 +1,29 @@
 """Trainings of a second: their specs, their jobs in folders of their own, and what is read of them."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from xlstm.config import MLSTMConfig, TransformerConfig
-from xlstm.data import Corpus, TokenStream
+from xlstm.data import Corpus, CorpusSpec, TokenStream, prepare_corpus
 from xlstm.run_spec import OptimizerSpec, RunSpec
 from xlstm.training.job import TrainJob
 
 TRANSFORMER = TransformerConfig(vocab_size=256, d_model=16, num_blocks=1, num_heads=2, ffn_dim=32)
 MLSTM = MLSTMConfig(vocab_size=256, d_model=16, num_blocks=1, num_heads=2, ffn_dim=32, head_dim_qk=4)
 STEPS = 24
+
+
+def tiny_corpus(root: Path) -> Corpus:
+    """A few kilobytes of Python, as bytes."""
+    (root / "text").mkdir()
+    for i in range(20):
+        (root / "text" / f"f{i}.txt").write_text(f"def f{i}(x):\n    return x * {i} + {i * i}\n" * 3)
+    spec = CorpusSpec(name="tiny", source="files", paths=(str(root / "text"),), validation_fraction=0.25)
+    return prepare_corpus(spec, root / "tiny-bytes")
 
 
 def run_spec(corpus: Corpus) -> RunSpec:
