@@ -38,8 +38,8 @@ SHAPES = {
     "up 160M": (768, 2112, True, True),
 }
 """Width in, width out, a norm before, SwiGLU after."""
-TILES = ((8192, 4), (4096, 4), (16384, 8))
-"""Elements of the weight a program, and its warps; the first is the default."""
+TILES = ((4096, 2048), (8192, 2048), (2048, 2048), (4096, 4096), (1024, 1024))
+"""Elements of the weight a program, and a warp; the first is the default."""
 SEVERAL = 8
 """Sequences up to which ours is measured."""
 OUT_OF_CACHE, EPS = 400e6, 1e-6
@@ -86,9 +86,9 @@ def measure(name: str, batch: int, device: torch.device) -> Iterator[dict[str, A
 
     if batch == 1:
         yield timed("library, map alone", lambda w: F.linear(x, w))
-        tiled = ("ELEMENTS", "WARPS")
+        tiled = ("ELEMENTS", "WARP_ELEMENTS")
         for tile in TILES:
-            said = f"ours, {tile[0]} elements, {tile[1]} warps"
+            said = f"ours, {tile[0]} elements, {tile[1]} a warp"
             with _set(skinny_triton, tiled, tile):
                 yield timed(said, lambda w: skinny_linear(x, w, norm_weight=gain, glu=glu)[0])
         return

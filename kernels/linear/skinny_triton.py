@@ -22,8 +22,12 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernels.dependent import dependent
 
-ELEMENTS, WARPS = 8192, 4
-"""Of the weight a program at a time: 64 a thread, 16 KiB of bfloat16."""
+ELEMENTS, WARP_ELEMENTS, MOST_WARPS = 4096, 2048, 8
+"""Of the weight a program, or one row where that is more; of that a warp, 64 a thread, 4 KiB of bfloat16; and
+warps a program."""
+
+WARPS = 4
+"""Of the kernels that read no weight."""
 
 TOKENS, SEVERAL = 8, 1024
 """Rows that a program of `add_norm` takes one after the other, from so many rows on: the weights of the gates
@@ -62,6 +66,7 @@ def launch_linear(
     gates, num_gates = new_gates(x, gate_weight)
     block_k = triton.next_power_of_2(width)
     block_n = max(1, ELEMENTS // block_k // (2 if glu else 1))
+    warps = max(1, min(MOST_WARPS, block_n * block_k * (2 if glu else 1) // WARP_ELEMENTS))
     x = x.contiguous()
     blocks = triton.cdiv(rows, block_n)
     _linear_kernel[(blocks + num_gates, batch)](
@@ -69,7 +74,7 @@ def launch_linear(
         rows, num_gates, norm_eps,
         WIDTH=width, NORM=norm_weight is not None, GATE_BIAS=gate_bias is not None, GLU=glu,
         RESIDUAL=residual is not None,
-        BLOCK_N=block_n, BLOCK_K=block_k, num_warps=WARPS, num_stages=1, **dependent(x.device),
+        BLOCK_N=block_n, BLOCK_K=block_k, num_warps=warps, num_stages=1, **dependent(x.device),
     )  # fmt: skip
     return y, gates
 

@@ -34,7 +34,7 @@ from xlstm.accounting import (
     state_bytes,
 )
 from xlstm.accounting.inference import block_flops
-from xlstm.chain import FEW
+from xlstm.chain import most_chained
 from xlstm.config import MLSTMConfig, ModelConfig, TransformerConfig
 
 Kind = Literal["ttft", "step_time"]
@@ -81,7 +81,7 @@ def work(
     flops = decode_flops(config, T, batch_size=B)
     state = state_bytes(config, T, batch_size=B, bytes_per=stored)
     blocks = config.num_blocks
-    overheads = [blocks, blocks if B > FEW else 0.0, 1.0]
+    overheads = [blocks, blocks if most_chained(config.d_model) < B else 0.0, 1.0]
     if isinstance(config, MLSTMConfig):  # read and written
         return np.array([weights, 2 * state, flops, 0.0, 0.0, *overheads])
     keys = blocks * T

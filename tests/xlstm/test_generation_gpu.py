@@ -59,7 +59,7 @@ def test_dependent_launches_change_nothing(
     monkeypatch: pytest.MonkeyPatch, arch: str, batch: int, few: int
 ) -> None:
     """Every sum has its order, so a kernel that read what was not yet written shows in the bits."""
-    monkeypatch.setattr(packed, "FEW", few)
+    monkeypatch.setattr(packed, "most_chained", lambda d_model: few)
     make = mlstm_config if arch == "mlstm" else transformer_config
     config = make(vocab_size=5000, d_model=1024, num_blocks=6, num_heads=4)
     model = random_model(config, device="cuda")
@@ -87,7 +87,7 @@ def test_maps_of_several_sequences_are_the_librarys_products(
     text = torch.randint(5000, (batch, 40), generator=torch.Generator().manual_seed(0))
     found = []
     for few in (2, 16):
-        monkeypatch.setattr(packed, "FEW", few)
+        monkeypatch.setattr(packed, "most_chained", lambda d_model, few=few: few)
         session = Session(model, batch, 60)
         session.prefill(text[:, :20])
         found.append(feed(session, text[:, 20:].cuda()))

@@ -38,7 +38,7 @@ def test_logits_and_state_are_those_of_the_layers(
     monkeypatch: pytest.MonkeyPatch, arch: str, batch_size: int, few: int, backend: str
 ) -> None:
     """A step of up to `few` sequences is a chain of maps, one of more has matrix products."""
-    monkeypatch.setattr(packed_module, "FEW", few)
+    monkeypatch.setattr(packed_module, "most_chained", lambda d_model: few)
     if backend != "reference" and DEVICE == "cpu":
         pytest.importorskip("triton")
     model = random_model(config_of(arch), dtype=torch.float32, device=DEVICE)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kernels.linear import read_out
-from xlstm.chain import FEW
+from xlstm.chain import most_chained
 from xlstm.config import MLSTMConfig, TransformerConfig
 from xlstm.generation.packed_blocks import (
     Block,
@@ -57,7 +57,7 @@ class PackedModel:
         self._embedding = model.embedding
         self._head = Head(model, backend)
         self._config = config
-        self._few = batch_size <= FEW
+        self._few = batch_size <= most_chained(config.d_model)
         self._backend = backend
 
     def step(self, tokens: Tensor, state: DecodingState, logits: Tensor) -> None:

@@ -21,7 +21,7 @@ from xlstm.accounting import (
     state_bytes,
     transformer_config,
 )
-from xlstm.chain import FEW
+from xlstm.chain import most_chained
 from xlstm.config import MLSTMConfig, TransformerConfig
 from xlstm.timing.points import Point
 
@@ -88,7 +88,8 @@ def test_works_are_the_numbers_of_the_accounting() -> None:
     assert list(work("step_time", transformer, 1000, 3, STORED)[3:5]) == [12 * 4 * 1000 * 3, 12 * 1000]
     assert list(work("step_time", mlstm, 1000, 3, STORED)[3:5]) == [0, 0]
     # Of more sequences than a chain has a block's overhead is another.
-    overheads = [list(work("step_time", mlstm, 1000, B, STORED)[5:]) for B in (FEW, FEW + 1)]
+    few = most_chained(mlstm.d_model)
+    overheads = [list(work("step_time", mlstm, 1000, B, STORED)[5:]) for B in (few, few + 1)]
     assert overheads == [[12, 0, 1], [12, 12, 1]]
 
 
