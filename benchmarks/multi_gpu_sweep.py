@@ -11,6 +11,7 @@ sweep of each shape goes first and is no row: its text and its compiled kernels 
 """
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -22,14 +23,19 @@ import time
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from benchmarks.multi_gpu_rooms import PARTS, watched
+
 Row = dict[str, Any]
 RUNS = 40
+GPUS = "gpus.json"
+"""Of a flow's folder: what its GPUs were handed out to."""
 WARM_UP = 1 / 4
 """Of a run's FLOPs, for the runs before the first row."""
 
@@ -111,7 +117,7 @@ def sweep(options: argparse.Namespace, keep: Callable[[Row], None], left: Callab
     """The rows that are asked for; whether all that must hold did."""
     import torch
 
-    columns = ("runs", "how", "seconds", "over one GPU", "lost", "trained twice", "GPUs in use", "")
+    columns = ("runs", "how", "seconds", "over one GPU", "lost", "trained twice", *PARTS, "")
     print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
     spec = QUICK if options.quick else SPEC
     alone: float | None = None
@@ -140,9 +146,10 @@ def sweep(options: argparse.Namespace, keep: Callable[[Row], None], left: Callab
             row |= {"how": name, "GPUs": row_of.gpus, "over_one": over_one}
             keep(row)
             well = well and "error" not in row and not row["lost"] and not row["twice"]
+            shares = [f"{row['gpus'][part]:.3f}" if row["gpus"] else "" for part in PARTS]
             print(
                 f"| {row['finished']} | {name} | {row['seconds']:.1f} | {row['over_one'] or 0:.2f}"
-                f" | {row['lost']} | {row['twice']} | {row['in_use'] or 0:.2f} | {row.get('error', '')} |",
+                f" | {row['lost']} | {row['twice']} | {' | '.join(shares)} | {row.get('error', '')} |",
                 flush=True,
             )
     return well
@@ -222,7 +229,7 @@ def one_sweep(home: Path, row: Sweep, shared: Row, variables: dict[str, str], *,
         "before_the_kill": len(before),
         "lost": runs - len(finished) + len(before - ended(home)),
         "twice": sum(len(ids) > 1 for ids in finished.values()),
-        "in_use": None if quick or row.killed else in_use(home, resources, row.gpus),
+        "gpus": {} if row.killed else handed_out(home),
         **error,
     }
 
@@ -248,17 +255,10 @@ def from_mlflow(home: Path, query: str) -> list[tuple[Any, ...]]:
         return database.execute(query).fetchall()
 
 
-def in_use(home: Path, resources: Row, gpus: int) -> float:
-    """Of all GPUs' time from the first run's start to the last one's end, what runs had."""
-    query = (
-        "select r.start_time, r.end_time, t.value from runs r left join tags t"
-        " on t.run_uuid = r.run_uuid and t.key = 'isoflop.devices' where r.status = 'FINISHED'"
-    )
-    shares = resources["gpus"]
-    small = min(shares.values()) if isinstance(shares, dict) else shares
-    rows = [(start, end, float(devices or small)) for start, end, devices in from_mlflow(home, query)]
-    span = max(end for _, end, _ in rows) - min(start for start, _, _ in rows)
-    return sum((end - start) * share for start, end, share in rows) / (span * gpus)
+def handed_out(home: Path) -> dict[str, float]:
+    """The parts of the GPUs' time (`multi_gpu_rooms`); none on CPUs and a cluster's, which have no ledger."""
+    file = home / GPUS
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def ended(home: Path) -> set[str]:
@@ -285,7 +285,7 @@ def run_flow(home: Path, spec: Path, environment: dict[str, str], what: str) -> 
 def main(home: str, spec_file: str, what: str) -> int:
     """The flow: prepare, count its runs, or train them; exit code 1 where a run did not finish."""
     from tasks import preparation
-    from tasks.engines import launched_ahead, place
+    from tasks.engines import Here, launched_ahead, place
     from tasks.state import open_state
     from tasks.tracking_db import ensure_tracking_db
     from tasks.training import Trainer
@@ -301,7 +301,10 @@ def main(home: str, spec_file: str, what: str) -> int:
         print(len(plan.runs))
         return 0
     there = place(spec.resources, state)
+    room = there.room
+    ledger = room.ledger if isinstance(room, Here) and spec.resources.device == "cuda" else None
     with (
+        watched(ledger, len(plan.runs), Path(home) / GPUS) if ledger else nullcontext(),
         launched_ahead(there, wanted=True) as launch,
         ThreadPoolExecutor(there.at_once) as threads,
         Trainer(spec, state, corpus, there.room, launch=launch) as trainer,

@@ -1,18 +1,27 @@
 """What the benchmark of several GPUs plans and counts."""
 
+import itertools
 import json
 import sqlite3
+import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.multi_gpu import ROWS, Row, Tail, cases, job_of
+from benchmarks.multi_gpu_rooms import PARTS, parts, watched
 from benchmarks.multi_gpu_sweep import QUICK, RUNS, SPEC, WARM_UP, ended, tracked
 from sweeps.plan import make_plan
 from sweeps.spec_files import parse_spec
+from tasks.devices import Gpu, Machine, Need
+from tasks.leases import Ledger
+from tasks.placement import Entry
 from xlstm.run_spec import DataSpec
 from xlstm.training.job import TrainJob
+
+COUNTER = itertools.count(1)
 
 
 def test_a_sweep_of_forty_small_runs_of_like_size() -> None:
@@ -67,3 +76,48 @@ def test_finished_runs_are_counted_by_key(tmp_path: Path) -> None:
         database.commit()
     assert tracked(tmp_path) == {"k": ["a", "b"]}
     assert ended(tmp_path) == {"a", "b"}
+
+
+GPUS = tuple(Gpu(uuid=str(i), name="H200", memory_bytes=10**9) for i in range(2))
+MACHINE = Machine(threads=8, memory_bytes=10**9, gpus=GPUS)
+SMALL = Need(device="cuda", threads=1, memory_bytes=1, gpu_share=0.25, expected_s=60)
+LONG = replace(SMALL, expected_s=90)
+LARGE = Need(device="cuda", threads=2, memory_bytes=1, gpu_share=1.0, devices=2, expected_s=60)
+
+
+def entry(need: Need, *gpus: str) -> Entry:
+    return Entry(since=next(COUNTER), need=need, granted=bool(gpus), gpus=gpus)
+
+
+@pytest.mark.parametrize(
+    ("entries", "more", "expected"),
+    [
+        ([], False, {"nobody": 1}),
+        ([], True, {"missed": 1}),
+        ([entry(LARGE, "0", "1")], True, {"used": 1}),
+        ([entry(SMALL, "0")], False, {"used": 1 / 8, "nobody": 7 / 8}),
+        ([entry(SMALL, "0"), entry(LARGE)], False, {"used": 1 / 8, "kept": 7 / 8}),
+        ([entry(SMALL, "0"), entry(LARGE), entry(LONG)], False, {"used": 1 / 8, "kept": 7 / 8}),
+        ([entry(SMALL, "0"), entry(LARGE), entry(SMALL)], False, {"used": 1 / 8, "missed": 7 / 8}),
+        ([entry(SMALL, "0"), entry(SMALL)], False, {"used": 1 / 8, "missed": 7 / 8}),
+        ([entry(LARGE, "0", "1"), entry(SMALL)], False, {"used": 1}),
+    ],
+)
+def test_a_gpu_is_used_kept_missed_or_wanted_by_nobody(
+    entries: list[Entry], more: bool, expected: dict[str, float]
+) -> None:
+    found = parts(entries, MACHINE, 0, more=more)
+    assert sum(found.values()) == pytest.approx(1)
+    assert {part: share for part, share in found.items() if share} == expected
+
+
+def test_what_gpus_are_handed_out_to_is_watched(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, MACHINE)
+    with watched(ledger, 1, tmp_path / "gpus.json"):
+        time.sleep(0.3)  # before the first grant nothing counts
+        with ledger.take(SMALL):
+            time.sleep(0.5)
+        time.sleep(0.3)
+    found = json.loads((tmp_path / "gpus.json").read_text())
+    assert list(found) == list(PARTS)
+    assert found == pytest.approx({"used": 1 / 8, "kept": 0, "missed": 0, "nobody": 7 / 8})
