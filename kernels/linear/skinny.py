@@ -46,7 +46,7 @@ def skinny_linear(
     Raises:
         ValueError: shapes that do not fit, by name; more than MOST_FEW vectors.
     """
-    _check(x, weight, norm_weight, gate_weight, residual, glu)
+    _check(x, weight, norm_weight, gate_weight, gate_bias, residual, glu)
     if len(x) > MOST_FEW:
         raise ValueError(f"x has {len(x)} vectors: at most {MOST_FEW}, a product takes more")
     if choose_backend(backend, x.device) == "reference":
@@ -69,7 +69,15 @@ def add_norm(
     gate_bias: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """x + change (B, K), its RMSNorm, and the gates of that as in `skinny_linear`."""
+    """x + change (B, K), its RMSNorm, and the gates of that as in `skinny_linear`.
+
+    Raises:
+        ValueError: shapes that do not fit, by name.
+    """
+    width = x.shape[-1]
+    _expect("change", change, tuple(x.shape), contiguous=False)
+    _expect("norm_weight", norm_weight, (width,))
+    _expect_gates(gate_weight, gate_bias, width)
     if choose_backend(backend, x.device) == "reference":
         x = x if change is None else x + change
         normed = _norm(x, norm_weight, norm_eps)
@@ -81,7 +89,13 @@ def add_norm(
 
 
 def swiglu(x: Tensor, backend: str | None = None) -> Tensor:
-    """silu of the first half of x (B, 2 N) times the second."""
+    """silu of the first half of x (B, 2 N) times the second.
+
+    Raises:
+        ValueError: an x that has no halves.
+    """
+    if x.ndim != 2 or x.shape[1] % 2:
+        raise ValueError(f"x has shape {tuple(x.shape)}: must be (B, 2 N)")
     if choose_backend(backend, x.device) == "reference":
         gate, up = x.chunk(2, -1)
         return F.silu(gate) * up
@@ -95,7 +109,16 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor, backend: str | None = None
     """Turn the pairs (j, j + D / 2) of each head of x (B, H, D) by angles cos, sin (B, D / 2), in float32.
 
     x may be a slice of a wider tensor, its last dimension contiguous; the result is contiguous.
+
+    Raises:
+        ValueError: shapes that do not fit, by name; heads of an odd width, or not contiguous.
     """
+    if x.ndim != 3 or x.shape[-1] % 2 or x.stride(-1) != 1:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)} and strides {x.stride()}: must be (B, H, 2 n), the last stride 1"
+        )
+    for name, angles in (("cos", cos), ("sin", sin)):
+        _expect(name, angles, (x.shape[0], x.shape[-1] // 2), contiguous=False)
     if choose_backend(backend, x.device) == "reference":
         first, second = x.chunk(2, -1)
         c, s = cos[:, None], sin[:, None]
@@ -165,21 +188,30 @@ def _check(
     weight: Tensor,
     norm_weight: Tensor | None,
     gate_weight: Tensor | None,
+    gate_bias: Tensor | None,
     residual: Tensor | None,
     glu: bool,
 ) -> None:
     width, rows = x.shape[-1], weight.shape[0] // (2 if glu else 1)
-    expected = {
-        "weight": (weight, (rows * (2 if glu else 1), width)),
-        "norm_weight": (norm_weight, (width,)),
-        "gate_weight": (gate_weight, (0 if gate_weight is None else gate_weight.shape[0], width)),
-        "residual": (residual, (x.shape[0], rows)),
-    }
-    for name, (tensor, shape) in expected.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}: must be {shape}")
-        if tensor is not None and not tensor.is_contiguous():
-            raise ValueError(f"{name} must be contiguous")
+    _expect("weight", weight, (rows * (2 if glu else 1), width))
+    _expect("norm_weight", norm_weight, (width,))
+    _expect_gates(gate_weight, gate_bias, width)
+    _expect("residual", residual, (x.shape[0], rows))
+
+
+def _expect_gates(weight: Tensor | None, bias: Tensor | None, width: int) -> None:
+    if weight is not None:
+        _expect("gate_weight", weight, (len(weight), width))
+        _expect("gate_bias", bias, (len(weight),))
+
+
+def _expect(name: str, tensor: Tensor | None, shape: tuple[int, ...], *, contiguous: bool = True) -> None:
+    if tensor is None:
+        return
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}: must be {shape}")
+    if contiguous and not tensor.is_contiguous():
+        raise ValueError(f"{name} must be contiguous")
 
 
 def _on(x: Tensor) -> AbstractContextManager[object]:

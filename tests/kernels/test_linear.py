@@ -25,6 +25,7 @@ SHAPES = [
 ]  # fmt: skip
 """B, K, N: tails of all three. From 3 vectors on by tensor cores, 4, 8 or 16 at a time."""
 EPS = 1e-6
+FITTING = (torch.ones(2, 16), None, torch.ones(16), EPS)
 WIDEST, MANY_TOKENS = 65_535, 65_600
 """CUDA's limit to the second and third dimension of a grid, and more tokens than that."""
 
@@ -280,6 +281,7 @@ def test_more_vectors_than_a_map_of_few_takes_are_refused() -> None:
         ("weight", {"weight": torch.ones(8, 15)}),
         ("norm_weight", {"norm_weight": torch.ones(15)}),
         ("gate_weight", {"gate_weight": torch.ones(2, 15)}),
+        ("gate_bias", {"gate_weight": torch.ones(2, 16), "gate_bias": torch.ones(3)}),
         ("residual", {"residual": torch.ones(1, 7)}),
     ],
 )
@@ -287,3 +289,21 @@ def test_a_shape_that_does_not_fit_is_named(name: str, options: dict[str, Tensor
     arguments = {"weight": torch.ones(8, 16), **options}
     with pytest.raises(ValueError, match=name):
         skinny_linear(torch.ones(1, 16), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("change", lambda: add_norm(torch.ones(2, 16), torch.ones(1, 16), torch.ones(16), EPS)),
+        ("norm_weight", lambda: add_norm(torch.ones(2, 16), None, torch.ones(15), EPS)),
+        ("gate_weight", lambda: add_norm(*FITTING, gate_weight=torch.ones(2, 15))),
+        ("gate_bias", lambda: add_norm(*FITTING, gate_weight=torch.ones(2, 16), gate_bias=torch.ones(1))),
+        ("x has shape", lambda: swiglu(torch.ones(2, 15))),
+        ("x has shape", lambda: rotate_pairs(torch.ones(2, 3, 7), torch.ones(2, 3), torch.ones(2, 3))),
+        ("strides", lambda: rotate_pairs(torch.ones(2, 8, 3).mT, torch.ones(2, 4), torch.ones(2, 4))),
+        ("sin", lambda: rotate_pairs(torch.ones(2, 3, 8), torch.ones(2, 4), torch.ones(1, 4))),
+    ],
+)
+def test_a_shape_that_does_not_fit_around_a_product_is_named(name: str, call: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=name):
+        call()

@@ -101,6 +101,8 @@ def test_a_session_reads_on(config: ModelConfig) -> None:
         logits = session.prefill([text[0, 20:26], text[1, 13:26]])
         torch.testing.assert_close(logits, model(text)[:, -1], **CLOSE[torch.float64])
         session.reset()
+    # A step before any prefill is that of a new session.
+    assert torch.equal(session.step(), Session(model, 2, 26).step())
 
 
 @BOTH

@@ -156,6 +156,7 @@ class Session:
         """Forget all sequences; buffers and the captured step stay."""
         self.state.reset()
         self._lengths = [0] * self.batch_size
+        self.tokens.zero_()
 
     def _forward(self) -> None:
         if self._packed is not None:
