@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from sweeps.fields import Count, Positive, Section
 
@@ -26,7 +26,8 @@ class Switches(Section):
     compile: bool | None = None
     """Compile the blocks; none: runs on a GPU that are long enough for it to pay."""
     cuda_graph: bool | None = None
-    """Record a step and replay it; none: runs on a GPU whose steps are short. Never of shards (fsdp)."""
+    """Record a step and replay it; none: runs on a GPU whose steps are short. Never of shards (fsdp), nor
+    asked for on a CPU."""
     fused_loss: bool | None = None
     """Head and loss in chunks, without the logits of all tokens; none: on a GPU, or where these are large."""
     checkpoint_blocks: bool = False
@@ -73,6 +74,16 @@ class Resources(Section):
             if value > 1 and value != int(value):
                 raise ValueError(f"{value:g} GPUs: give a share of one, as 0.5, or a whole number")
         return gpus
+
+    @field_validator("execution")
+    @classmethod
+    def _recorded_on_a_gpu(cls, execution: Switches, info: ValidationInfo) -> Switches:
+        if execution.cuda_graph and info.data.get("device") == "cpu":
+            raise ValueError(
+                "cuda_graph records steps of a GPU, and device = cpu has none; leave it out, or set device to"
+                " cuda"
+            )
+        return execution
 
     @property
     def gpu_counts(self) -> tuple[float, ...]:

@@ -135,9 +135,15 @@ def machine() -> Machine:
 
 
 def device_kind(resources: Resources, here: Machine) -> Literal["cpu", "cuda"]:
-    """Where runs of a spec train here; UserError where the spec asks for a GPU and none is visible."""
+    """Where runs of a spec train here; UserError where it asks for a GPU, or what only one can do, and none
+    is visible."""
     if resources.device == "cuda" and not here.gpus:
         raise UserError("resources.device = cuda: no NVIDIA GPU is visible here; use auto or cpu")
+    if resources.execution.cuda_graph and not here.gpus and resources.cluster is None:
+        raise UserError(
+            "resources.execution.cuda_graph = true: records steps of a GPU, and none is visible here; leave"
+            " it out, or set resources.device to cuda where there is one"
+        )
     return "cuda" if here.gpus and resources.device != "cpu" else "cpu"
 
 

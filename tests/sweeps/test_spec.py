@@ -60,6 +60,11 @@ def test_effective_yaml_parses_to_the_same_spec(tmp_path: Path) -> None:
         ({"data": {"source": "files"}}, "data.paths is empty: name the files or folders of the corpus"),
         ({"data": {"tokenizer": "bpe:7"}}, "256 bytes and a separator need 257 tokens"),
         ({"schedule": {"warmup_fraction": 0.6, "cooldown_fraction": 0.5}}, "the cosine needs steps"),
+        (
+            {"resources": {"device": "cpu", "execution": {"cuda_graph": True}}},
+            "spec.yaml: resources.execution = {'cuda_graph': True}: cuda_graph records steps of a GPU, and"
+            " device = cpu has none; leave it out, or set device to cuda",
+        ),
         ({"name": "Two Words"}, "spec.yaml: name = 'Two Words'"),
     ],
 )
@@ -68,6 +73,14 @@ def test_bad_specs_name_the_culprit(change: dict, message: str) -> None:
         parse_spec({**MINIMAL, **change}, origin="spec.yaml")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("device", "cuda_graph"), [("auto", True), ("cuda", True), ("cpu", False), ("cpu", None)]
+)
+def test_steps_are_recorded_wherever_a_gpu_may_be(device: str, cuda_graph: bool | None) -> None:
+    resources = {"device": device, "execution": {"cuda_graph": cuda_graph}}
+    assert parse_spec({**MINIMAL, "resources": resources}).resources.execution.cuda_graph is cuda_graph
 
 
 def test_missing_key_is_named() -> None:

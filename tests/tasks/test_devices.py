@@ -17,6 +17,7 @@ from tasks.devices import (
     Gpu,
     Machine,
     cpu_count,
+    device_kind,
     devices_of,
     gpu_names,
     machine,
@@ -140,6 +141,15 @@ def test_a_machine_has_what_its_control_group_leaves(monkeypatch: pytest.MonkeyP
 )
 def test_as_many_runs_at_once_as_fit(resources: dict, here: Machine, at_once: int) -> None:
     assert runs_at_once(Resources(**resources), here) == at_once
+
+
+def test_no_steps_are_recorded_where_no_gpu_is() -> None:
+    recorded = {"execution": {"cuda_graph": True}}
+    with pytest.raises(UserError, match=r"^resources\.execution\.cuda_graph = true: .* none is visible here"):
+        device_kind(Resources(**recorded), LAPTOP)
+    assert device_kind(Resources(**recorded), SERVER) == "cuda"
+    elsewhere = Resources(**recorded, cluster={"engine": "slurm"})
+    assert device_kind(elsewhere, LAPTOP) == "cpu"  # of the machine that submits, which trains nothing
 
 
 def test_a_run_takes_what_it_needs_and_at_most_the_machine(run: PlannedRun) -> None:
