@@ -1,4 +1,7 @@
-"""Numbers as people read them: 12.3 k parameters, 4.1 M tokens, 1.0e12 FLOPs, 0.034 (0.021 to 0.047)."""
+"""Numbers as people read them: 12.3 k parameters, 4.1 M tokens, 1.0e12 FLOPs, 0.034 (0.021 to 0.047).
+
+Below zero with a true minus sign; the exponent of `e-05` is notation and keeps its hyphen.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -40,12 +43,16 @@ def _scaled(value: float, scales: Sequence[tuple[float, str]]) -> tuple[str, str
         # 999,999 rounds to 1.00 M and not to 1000 k.
         if abs(value) >= 0.9995 * scale:
             return _three_digits(value / scale), letter
-    return f"{value:.3g}", ""
+    return _true_minus(f"{value:.3g}"), ""
 
 
 def _three_digits(value: float) -> str:
     decimals = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
-    return f"{value:.{decimals}f}"
+    return _true_minus(f"{value:.{decimals}f}")
+
+
+def _true_minus(text: str) -> str:
+    return MINUS + text[1:] if text.startswith("-") else text
 
 
 def flops(value: float | None) -> str:
@@ -56,7 +63,7 @@ def flops(value: float | None) -> str:
         return "0"
     mantissa, exponent = f"{value:.2e}".split("e")
     mantissa = mantissa[:-1] if mantissa.endswith("0") else mantissa
-    return f"{mantissa}e{int(exponent)}"
+    return _true_minus(f"{mantissa}e{int(exponent)}")
 
 
 def loss(value: float | None) -> str:
@@ -69,8 +76,8 @@ def ratio(value: float | None) -> str:
     if not known(value):
         return NOT_KNOWN
     if abs(value) < 1000:
-        return _three_digits(value) if abs(value) >= 0.1 else f"{value:.3g}"
-    return f"{float(f'{value:.2g}'):,.0f}" if abs(value) < 999_500 else flops(value)
+        return _three_digits(value) if abs(value) >= 0.1 else _true_minus(f"{value:.3g}")
+    return _true_minus(f"{float(f'{value:.2g}'):,.0f}") if abs(value) < 999_500 else flops(value)
 
 
 def times(value: float | None) -> str:
@@ -80,11 +87,11 @@ def times(value: float | None) -> str:
 
 
 def fixed(value: float | None, decimals: int) -> str:
-    """Fixed decimals, with a true minus sign and none on a zero."""
+    """Fixed decimals, with no sign on a zero."""
     if not known(value):
         return NOT_KNOWN
     text = f"{value:.{decimals}f}"
-    return text.removeprefix("-") if float(text) == 0 else text.replace("-", MINUS)
+    return text.removeprefix("-") if float(text) == 0 else _true_minus(text)
 
 
 def signed(value: float | None, decimals: int) -> str:
@@ -93,9 +100,14 @@ def signed(value: float | None, decimals: int) -> str:
     return f"+{text}" if known(value) and float(f"{value:.{decimals}f}") > 0 else text
 
 
+def scientific(value: float | None) -> str:
+    """A small quantity by its order: 4.9e-08."""
+    return _true_minus(f"{value:.1e}") if known(value) else NOT_KNOWN
+
+
 def exact(value: float | None, digits: int = 8) -> str:
     """A fitted coefficient: enough digits to use it elsewhere without moving the prediction."""
-    return f"{value:#.{digits}g}".replace("e+", "e") if known(value) else NOT_KNOWN
+    return _true_minus(f"{value:#.{digits}g}").replace("e+", "e") if known(value) else NOT_KNOWN
 
 
 def plain(value: object) -> str:
@@ -103,13 +115,13 @@ def plain(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
-        return f"{value:,}" if abs(value) < 1e15 else flops(float(value))
+        return _true_minus(f"{value:,}") if abs(value) < 1e15 else flops(float(value))
     if isinstance(value, float):
         if math.isnan(value):
             return NOT_KNOWN
         if value.is_integer() and abs(value) < 1e6:
-            return f"{value:,.0f}"
-        return f"{value:.5g}".replace("e+", "e")
+            return _true_minus(f"{value:,.0f}")
+        return _true_minus(f"{value:.5g}").replace("e+", "e")
     return "" if value is None else str(value)
 
 

@@ -54,7 +54,7 @@ def reproduction(rows: Sequence[Row]) -> Table:
 def _reproduced(row: Row) -> tuple[Cell, ...]:
     theirs, ours = row.objectives if row.objectives else (float("nan"), float("nan"))
     form = digits(7) if row.tolerance else numbers.plain
-    sign = (lambda v: f"{v:.1e}" if v else "0") if row.relative else places(7)
+    sign = (lambda v: numbers.scientific(v) if v else "0") if row.relative else places(7)
     gap = row.difference if np.isfinite(row.got) else float("nan")
     tolerance = f"{row.tolerance:.0e}" + ("" if row.relative else " abs") if row.tolerance else "exact"
     return (

@@ -106,8 +106,8 @@ def _broadcast(study: Study) -> Erratum:
             " stored with every parametric fit, and the fit of the paper's table was chosen by it."
         ),
         what_it_does=(
-            "A fit that explains 99.9 % of the variance is stored with R2 = -61. The choice hardly matters,"
-            " because the stored fits of a cell lie in one basin."
+            "A fit that explains 99.9 % of the variance is stored with R2 = \N{MINUS SIGN}61. The choice"
+            " hardly matters, because the stored fits of a cell lie in one basin."
         ),
         rows=tuple(rows),
     )

@@ -1,6 +1,7 @@
 """Numbers as people read them."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -83,7 +84,31 @@ def test_count_keeps_three_digits(value: float):
 
 @given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300))
 def test_exact_keeps_eight_digits(value: float):
-    assert float(numbers.exact(value)) == pytest.approx(value, rel=1e-7)
+    assert float(numbers.exact(value).replace(numbers.MINUS, "-")) == pytest.approx(value, rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        numbers.count,
+        numbers.flops,
+        numbers.loss,
+        numbers.ratio,
+        numbers.times,
+        numbers.scientific,
+        numbers.exact,
+        numbers.plain,
+        lambda value: numbers.rate(value, "B/s"),
+    ],
+)
+@given(st.floats(min_value=1e-3, max_value=1e20) | st.integers(1, 10**20).map(float))
+def test_below_zero_is_the_same_after_a_true_minus(form: Callable[[float | None], str], value: float):
+    assert form(-value) == numbers.MINUS + form(value) or float(form(value)) == 0
+
+
+def test_negative_whole_numbers():
+    assert (numbers.plain(-1234), numbers.plain(-1234.0)) == ("−1,234", "−1,234")
+    assert numbers.exact(-1.5e-05, 3) == "−1.50e-05"
 
 
 def test_intervals():

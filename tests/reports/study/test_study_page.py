@@ -47,6 +47,11 @@ def test_ids_are_unique_and_links_lead_somewhere(document: Document):
     assert set(targets) <= set(ids)
 
 
+def test_numbers_below_zero_have_a_true_minus(document: Document):
+    assert "\N{MINUS SIGN}0.0482 to \N{MINUS SIGN}0.0465" in document.text
+    assert re.findall(r"(?<![\w.\])-])-\.?\d\S*", " ".join(document.words)) == []
+
+
 def test_nothing_is_loaded_from_outside(study_page: str, document: Document):
     assert not document.attributes("link")
     assert all("src" not in attributes for _, attributes in document.elements)
