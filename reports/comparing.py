@@ -40,7 +40,9 @@ class Sides:
     facts: tuple[tuple[str, str, str], ...] = ()
     """Name, first, second: corpus, tokenizer, revision, folder."""
     caution: str = ""
-    """Why the losses may not be comparable; empty where nothing speaks against it."""
+    """Why the losses may not be comparable; empty where nothing speaks against it. It is said first."""
+    same_data: bool = True
+    """False where the losses are known to be of different texts or tokens: no worth in compute follows."""
     unit: str = "nats per token"
     regenerate: str = ""
 
@@ -55,8 +57,8 @@ def render(comparison: SweepComparison, sides: Sides) -> str:
         template("comparison.html.j2").render(
             names=comparison.names,
             sides=sides,
-            headline=headline(comparison),
-            sentences=[sentence(comparison, group, sides.unit) for group in comparison.groups],
+            headline=headline(comparison, sides),
+            sentences=[sentence(comparison, group, sides) for group in comparison.groups],
             notes=[flag.message for flag in _flags(comparison)],
             figures=drawn,
             tables=[compact(table) for table in tables if table.rows],
@@ -70,8 +72,13 @@ def render(comparison: SweepComparison, sides: Sides) -> str:
     )
 
 
-def headline(comparison: SweepComparison) -> str:
+def headline(comparison: SweepComparison, sides: Sides) -> str:
     """The answer in a sentence: which groups changed their law."""
+    said = _verdict(comparison)
+    return said if sides.same_data else f"By losses on different data: {said}"
+
+
+def _verdict(comparison: SweepComparison) -> str:
     tested = [g for g in comparison.groups if g.test is not None]
     changed = [g for g in tested if g.test is not None and g.test.p_value < SIGNIFICANT / len(tested)]
     first, second = comparison.names
@@ -95,8 +102,11 @@ def _label(group: GroupDifference) -> str:
     return f"the {arch_label(group.arch)} at context {group.context_length:,}"
 
 
-def sentence(comparison: SweepComparison, group: GroupDifference, unit: str) -> str:
-    """One group's largest budget: the loss difference with its interval, and what it is worth in compute."""
+def sentence(comparison: SweepComparison, group: GroupDifference, sides: Sides) -> str:
+    """One group's largest budget: the loss difference with its interval, and what it is worth in compute.
+
+    Of different data the difference is worth nothing, and the sentence says so.
+    """
     first, second = comparison.names
     start = _label(group)[0].upper() + _label(group)[1:]
     if not group.losses:
@@ -108,10 +118,12 @@ def sentence(comparison: SweepComparison, group: GroupDifference, unit: str) -> 
     sure = f"{level} interval of the difference {span}" if numbers.has_interval(gap) else span
     lead = (
         f"{start}, {numbers.flops(top.budget)} FLOPs: the best loss of {second} is"
-        f" {numbers.loss(abs(gap.value))} {unit} {side} that of {first} ({sure})"
+        f" {numbers.loss(abs(gap.value))} {sides.unit} {side} that of {first} ({sure})"
     )
     if not top.significant:
         return f"{lead}, which decides nothing."
+    if not sides.same_data:
+        return f"{lead}, which their different data alone may make."
     ratio = top.compute_ratio
     worth, better, other = (
         (ratio.value, second, first) if ratio.value >= 1 else (_inverse(ratio.value), first, second)
@@ -139,7 +151,7 @@ def _loss_table(comparison: SweepComparison, sides: Sides) -> Table:
             *_group_cells(group),
             number(found.budget, numbers.flops),
             *estimate(found.difference, lambda v: numbers.fixed(v, 4)),
-            *estimate(found.compute_ratio, numbers.ratio),
+            *(estimate(found.compute_ratio, numbers.ratio) if sides.same_data else (Cell(""), Cell(""))),
             yes(found.significant),
             Cell(found.method, mark="quiet"),
         )
@@ -147,12 +159,16 @@ def _loss_table(comparison: SweepComparison, sides: Sides) -> Table:
         for found in group.losses
     ]
     first, second = comparison.names
+    worth = (
+        f", and its worth in compute: above 1 {first} needs that many times the FLOPs to reach {second}."
+        if sides.same_data
+        else ", each on its own data."
+    )
     return Table(
         key="losses",
         caption=(
-            f"The best loss of {second} minus that of {first} ({sides.unit}), and its worth in compute: above"
-            f" 1 {first} needs that many times the FLOPs to reach {second}. Significant: the interval leaves"
-            f" 0 out; of twenty such intervals one does so by chance where nothing differs."
+            f"The best loss of {second} minus that of {first} ({sides.unit}){worth} Significant: the interval"
+            f" leaves 0 out; of twenty such intervals one does so by chance where nothing differs."
         ),
         columns=(
             *left("Architecture"),
@@ -236,19 +252,22 @@ def _losses(comparison: SweepComparison, groups: Sequence[GroupDifference], side
     series = [(label, arch_color(i)) for i, label in enumerate(labels)]
     rows = [_row(label, found) for label, g in zip(labels, groups, strict=True) for found in g.losses]
     first, second = comparison.names
+    gap = Panel(
+        title="Difference of the best losses",
+        chart=_panel(rows, series, "gap", f"{second} minus {first} ({sides.unit})", 0.0),
+    )
+    worth = Panel(title="Worth in compute", chart=_panel(rows, series, "ratio", "Times the FLOPs", 1.0))
+    lower = f"{second} reaches a lower loss"
+    read = (
+        f"Points below 0 on the left: {lower}. Points above 1 on the right: {first} needs that many times the"
+        f" compute to reach {second}."
+        if sides.same_data
+        else f"Points below 0: {lower}, each on its own data."
+    )
     return Figure(
         key="sweeps",
-        caption=(
-            f"Points below 0 on the left: {second} reaches a lower loss. Points above 1 on the right: {first}"
-            f" needs that many times the compute to reach {second}. A hollow point decides nothing."
-        ),
-        panels=(
-            Panel(
-                title="Difference of the best losses",
-                chart=_panel(rows, series, "gap", f"{second} minus {first} ({sides.unit})", 0.0),
-            ),
-            Panel(title="Worth in compute", chart=_panel(rows, series, "ratio", "Times the FLOPs", 1.0)),
-        ),
+        caption=f"{read} A hollow point decides nothing.",
+        panels=(gap, worth) if sides.same_data else (gap,),
         legend=tuple(Swatch(label=label, color=color) for label, color in series),
     )
 

@@ -22,7 +22,8 @@ COMPARABLE = (
     ("name", "Corpus"),
     ("val_tokens", "Validation tokens"),
 )
-"""Facts of a corpus that two sweeps must share for their losses to be comparable."""
+"""Facts of a corpus that two sweeps must share for their losses to be comparable; a name only where nobody
+knows the content."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +91,11 @@ def _distinct_names(names: list[str]) -> tuple[str, str]:
 
 def _sides(sources: list[_Source], command: str) -> Sides:
     one, two = sources
+    known = one.corpus.keys() & two.corpus.keys()
     different = [
         title.lower()
         for key, title in COMPARABLE
-        if key in one.corpus and key in two.corpus and one.corpus[key] != two.corpus[key]
+        if key in known - ({"name"} if "hash" in known else set()) and one.corpus[key] != two.corpus[key]
     ]
     unknown = not one.corpus or not two.corpus
     caution = ""
@@ -117,13 +119,14 @@ def _sides(sources: list[_Source], command: str) -> Sides:
         made=f"{datetime.now(UTC):%-d %b %Y, %H:%M} UTC",
         facts=(("Finished runs", str(finished[0]), str(finished[1])), *facts),
         caution=caution,
+        same_data=not different,
         unit="nats per byte" if bytes_are_tokens else "nats per token",
         regenerate=command,
     )
 
 
 def _text(comparison: SweepComparison, sides: Sides) -> str:
-    lines = [headline(comparison)]
-    lines += [sentence(comparison, group, sides.unit) for group in comparison.groups]
-    lines += [sides.caution] if sides.caution else []
+    lines = [sides.caution] if sides.caution else []
+    lines.append(headline(comparison, sides))
+    lines += [sentence(comparison, group, sides) for group in comparison.groups]
     return "\n".join(lines)

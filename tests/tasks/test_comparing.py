@@ -22,7 +22,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> State:
     return open_state()
 
 
-def put(state: State, name: str, runs: pl.DataFrame, **facts: object) -> Path:
+def put(state: State, name: str, runs: pl.DataFrame, /, **facts: object) -> Path:
     folder = state.sweep_dir(name)
     folder.mkdir(parents=True)
     complete(runs).write_parquet(folder / "runs.parquet")
@@ -42,11 +42,24 @@ def test_two_sweeps_by_name(state: State, tmp_path: Path):
     assert "differ in" not in page
 
 
-def test_other_text_is_a_caution(state: State, tmp_path: Path):
+def test_other_text_is_said_first_and_worth_no_compute(state: State, tmp_path: Path):
     put(state, "old", sweep(1))
-    folder = put(state, "new", sweep(2), hash="def")
+    folder = put(state, "new", sweep(2, factor=0.97), hash="def")
     done = compare("old", str(folder), SETTINGS, state, out=tmp_path / "out")
-    assert "The sweeps differ in content hash: their losses are of different texts" in done.text
+    caution, verdict, *_ = done.text.splitlines()
+    assert caution.startswith("The sweeps differ in content hash: their losses are of different texts")
+    assert verdict.startswith("By losses on different data: new follows another law")
+    page = done.report.read_text(encoding="utf-8")
+    assert page.index("The sweeps differ in content hash") < page.index("By losses on different data")
+    for text in (done.text, page):
+        assert "times the compute" not in text
+        assert "Worth in compute" not in text
+
+
+def test_the_same_text_by_another_name_is_the_same(state: State, tmp_path: Path):
+    put(state, "old", sweep(1), name="python")
+    put(state, "new", sweep(2), name="poems")
+    assert "differ in" not in compare("old", "new", SETTINGS, state, out=tmp_path / "out").text
 
 
 def test_a_run_table_has_no_known_text(state: State, tmp_path: Path):
@@ -54,8 +67,9 @@ def test_a_run_table_has_no_known_text(state: State, tmp_path: Path):
     table = tmp_path / "theirs.csv"
     sweep(1).select("arch", "context_length", "budget", "N", "D", "loss").write_csv(table)
     done = compare("old", str(table), SETTINGS, state, out=tmp_path / "out")
-    assert "Nothing says that theirs follows another law than old." in done.text
-    assert "not recorded for both" in done.text
+    caution, verdict, *_ = done.text.splitlines()
+    assert "not recorded for both" in caution
+    assert verdict == "Nothing says that theirs follows another law than old."
 
 
 def test_an_unknown_sweep_is_named_with_those_there_are(state: State):
