@@ -247,7 +247,18 @@ def _expected_loss(view: View, loss: Estimate) -> str:
 def _second_opinion(view: View, group: GroupAnalysis, first: OptimumPrediction) -> list[str]:
     """What the next method says at the same budget: agreement is worth as much as an interval."""
     others = [o for o in group.optima if same(o.budget, first.budget) and o.method != first.method]
-    return [f"By {view.method_label(o)}: {_size(o)}, loss {numbers.loss(o.loss.value)}." for o in others[:1]]
+    return [
+        f"By {view.method_label(o)}: {_size(o)}, loss {numbers.loss(o.loss.value)}."
+        f"{_disagreement(first.loss, o.loss)}"
+        for o in others[:1]
+    ]
+
+
+def _disagreement(one: Estimate, two: Estimate) -> str:
+    """Nothing where either loss lies in the interval of the other, or has none."""
+    if not (numbers.excludes(one, two.value) and numbers.excludes(two, one.value)):
+        return ""
+    return " The two losses lie outside each other's intervals: at least one of these is too narrow."
 
 
 def _caveats(found: list[tuple[GroupAnalysis, OptimumPrediction | None]], budget: float) -> list[str]:

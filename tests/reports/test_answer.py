@@ -178,6 +178,29 @@ def test_card_gives_intervals_ratio_and_method(analysis: Analysis):
     )
 
 
+@pytest.mark.parametrize(
+    ("loss", "disagree"),
+    [
+        (Estimate(value=1.756, low=1.70, high=1.80), True),
+        (Estimate(value=1.756, low=1.60, high=1.90), False),
+        (Estimate(value=1.66, low=1.659, high=1.70), False),
+        (Estimate(value=1.756), False),
+    ],
+)
+def test_a_card_says_where_two_methods_disagree(analysis: Analysis, loss: Estimate, disagree: bool):
+    (first, *rest) = analysis.groups
+    own = next(o for o in first.optima if o.budget == 1e12)  # 1.657, 1.650 to 1.663
+    other = replace(own, method="isoflop parabolas", loss=loss)
+    two = replace(analysis, groups=(replace(first, optima=(own, other)), *rest))
+    card = (
+        answer(make_view(synthetic.run_table(), two, synthetic.provenance())).verdicts[0].recommendations[0]
+    )
+    said = f"By IsoFLOP parabolas: {card.headline}, loss {loss.value:.3f}."
+    if disagree:
+        said += " The two losses lie outside each other's intervals: at least one of these is too narrow."
+    assert card.sentences[-1] == said
+
+
 def test_losses_side_by_side_are_of_the_method_that_compares_them():
     """A law that is not identified sends the comparison to the power laws: both cards then show theirs."""
     table = synthetic.run_table()
