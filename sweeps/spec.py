@@ -165,7 +165,9 @@ class Optimizer(Section):
 class Data(Section):
     """Where the text comes from and how it becomes tokens; see xlstm.data.CorpusSpec."""
 
-    name: str = "python"
+    name: str | None = None
+    """None: python for the built-in corpus, or what the text is called: the folder or file that `paths` names
+    first, without its ending, or the data set. A name that is given is part of the run keys."""
     source: Literal["python", "files", "huggingface"] = "python"
     """python: the Python sources installed on this machine, real text without a download."""
     paths: list[str] = []

@@ -8,7 +8,9 @@ from tasks.models import Found, dtype_named, open_model
 from tasks.state import State
 from xlstm.accounting import count_parameters
 from xlstm.checkpoints import CheckpointError, save_checkpoint
+from xlstm.data.spec import UNNAMED
 from xlstm.data.tokenizers import TOKENIZER_FILE, Tokenizer
+from xlstm.run_spec import DataSpec
 
 
 def export_model(
@@ -75,9 +77,16 @@ def _card(found: Found) -> str:
     if spec is not None:
         lines += [
             "",
-            f"Trained by Isoflop on {spec.tokens:,} tokens of `{spec.data.name}` (tokenizer"
+            f"Trained by Isoflop on {spec.tokens:,} tokens{_named(found, spec.data)} (tokenizer"
             f" {spec.data.tokenizer}, content {spec.data.content_hash[:12]}), context length"
             f" {spec.context_length}, seed {spec.seed}.",
             f"Run key: `{spec.run_key}`.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _named(found: Found, data: DataSpec) -> str:
+    """What the text is called; nothing where it was given no name and lies here no more."""
+    if found.corpus is not None:
+        return f" of `{found.corpus.meta.name}`"
+    return "" if data.name == UNNAMED else f" of `{data.name}`"

@@ -11,7 +11,7 @@ from tasks.errors import UserError
 from tasks.state import State
 from xlstm.checkpoints import CheckpointError, load_checkpoint
 from xlstm.checkpoints.files import read_json
-from xlstm.data import CorpusError, load_corpus
+from xlstm.data import Corpus, CorpusError, load_corpus
 from xlstm.data.tokenizers import TOKENIZER_FILE, Tokenizer, file_tokenizer, saved_tokenizer
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ class Found:
     loaded: "Loaded"
     folder: Path
     tokenizer: Tokenizer | None
+    corpus: Corpus | None = None
+    """What it was trained on, where that is still prepared."""
 
     @property
     def context_length(self) -> int | None:
@@ -69,7 +71,8 @@ def open_model(
     folder = find_folder(name, state)
     try:
         loaded = load_checkpoint(folder, dtype)
-        found = Found(loaded, folder, _tokenizer(loaded, folder, state, tokenizer))
+        corpus = _corpus(loaded, state)
+        found = Found(loaded, folder, _tokenizer(loaded, folder, corpus, tokenizer), corpus)
     except (CheckpointError, CorpusError) as error:
         raise UserError(str(error)) from error
     size = loaded.model.config.vocab_size
@@ -88,7 +91,21 @@ def dtype_named(name: str, option: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def _tokenizer(loaded: "Loaded", folder: Path, state: State, path: str | None) -> Tokenizer | None:
+def _corpus(loaded: "Loaded", state: State) -> Corpus | None:
+    """The prepared corpus with the content that a model was trained on."""
+    if loaded.spec is None:
+        return None
+    for meta in state.data.glob("*/meta.json"):
+        try:
+            corpus = load_corpus(meta.parent)
+        except CorpusError:
+            continue  # half prepared, or of another version: not the one that this model read
+        if corpus.meta.content_hash == loaded.spec.data.content_hash:
+            return corpus
+    return None
+
+
+def _tokenizer(loaded: "Loaded", folder: Path, corpus: Corpus | None, path: str | None) -> Tokenizer | None:
     if path == "bytes":
         return saved_tokenizer(folder, "bytes", 0)
     if path is not None:
@@ -96,15 +113,9 @@ def _tokenizer(loaded: "Loaded", folder: Path, state: State, path: str | None) -
     if loaded.spec is None:
         beside = folder / TOKENIZER_FILE
         return file_tokenizer(beside, _separator(folder)) if beside.is_file() else None
-    data = loaded.spec.data
-    for meta in state.data.glob("*/meta.json"):
-        try:
-            corpus = load_corpus(meta.parent)
-        except CorpusError:
-            continue  # half prepared, or of another version: not the one that this model read
-        if corpus.meta.content_hash == data.content_hash:
-            return saved_tokenizer(corpus.folder, corpus.meta.tokenizer, corpus.meta.separator)
-    return saved_tokenizer(folder, "bytes", 0) if data.tokenizer == "bytes" else None
+    if corpus is not None:
+        return saved_tokenizer(corpus.folder, corpus.meta.tokenizer, corpus.meta.separator)
+    return saved_tokenizer(folder, "bytes", 0) if loaded.spec.data.tokenizer == "bytes" else None
 
 
 def _separator(folder: Path) -> int | str | None:

@@ -108,9 +108,9 @@ def _plan_without_corpus(spec: SweepSpec) -> tuple[Plan, str]:
     """The plan for the declared vocabulary, and what to say of the corpus; its run keys are not yet final."""
     source, declared = spec.data.corpus_spec(), spec.data.vocab_size
     assert declared is not None
-    data = DataSpec(name=source.name, tokenizer=source.tokenizer_label, content_hash="not prepared")
+    data = DataSpec(name=source.key_name, tokenizer=source.tokenizer_label, content_hash="not prepared")
     planned = f"not prepared; planned for a vocabulary of {declared:,}"
-    return make_plan(spec, data, declared), f"{data.name}, {data.tokenizer}: {planned}"
+    return make_plan(spec, data, declared), f"{source.label}, {data.tokenizer}: {planned}"
 
 
 def save_plan(plan: Plan, corpus: Corpus, state: State) -> None:

@@ -18,6 +18,7 @@ from tasks.retries import next_attempt
 from tasks.state import State
 from tasks.time_limit import TimeLimit
 from tasks.trunks import Trunks
+from xlstm.data import Corpus
 from xlstm.training.execution import Execution
 from xlstm.training.failures import Failure
 from xlstm.training.job import CHECKPOINT, RunResult, TrainJob
@@ -221,6 +222,7 @@ class Trainer:
         return TrainJob(
             spec=run.spec,
             data_folder=self.corpus.folder,
+            data_label=self.corpus.meta.name if isinstance(self.corpus, Corpus) else None,
             run_dir=self.state.run_dir(run.run_key),
             tracking_uri=self.state.tracking_uri,
             experiment=self.spec.name,

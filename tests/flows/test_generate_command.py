@@ -191,6 +191,7 @@ def test_the_tokenizer_of_the_corpus(isoflop: Isoflop, home: Path, tmp_path: Pat
     code, text, _ = isoflop("generate", "a-run", *options)
     assert code == 0
     assert isoflop("export", "a-run", tmp_path / "out")[0] == 0
+    assert " tokens of `fox` (tokenizer" in (tmp_path / "out" / "README.md").read_text()
     assert isoflop("generate", tmp_path / "out", *options)[1] == text
     for path in corpus.folder.iterdir():
         path.unlink()

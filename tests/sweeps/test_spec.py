@@ -83,6 +83,13 @@ def test_steps_are_recorded_wherever_a_gpu_may_be(device: str, cuda_graph: bool 
     assert parse_spec({**MINIMAL, "resources": resources}).resources.execution.cuda_graph is cuda_graph
 
 
+def test_ones_own_text_is_not_called_python() -> None:
+    own = parse_spec({**MINIMAL, "data": {"source": "files", "paths": ["texts/poems"]}})
+    assert own.data.corpus_spec().label == "poems"
+    assert "name: python" not in own.yaml
+    assert parse_spec(MINIMAL).data.corpus_spec().label == "python"
+
+
 def test_missing_key_is_named() -> None:
     fields = {key: value for key, value in MINIMAL.items() if key != "batch"}
     with pytest.raises(SpecError, match=r"^spec: batch: required and missing$"):

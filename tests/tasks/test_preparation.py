@@ -1,6 +1,7 @@
 """Profiles, overrides and plans."""
 
 import json
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -65,6 +66,26 @@ def test_a_plan_is_saved_with_its_spec_and_the_facts_of_its_corpus(tracked: Stat
     view = view_plan(spec, tracked)
     assert len(view.rows) == len(plan.runs) == 30
     assert view.cached == 0
+
+
+def test_ones_own_text_goes_by_its_folder_and_not_in_the_keys(tracked: State, tmp_path: Path) -> None:
+    """Keys are those of sweeps of the same text from before it had a name of its own."""
+    text = tmp_path / "poems"
+    text.mkdir()
+    for k in range(40):
+        (text / f"{k}.txt").write_text(f"verse {k} " * 2000)
+    data = {"source": "files", "paths": [str(text)], "validation_fraction": 0.5}
+    changes = {"name": "own", **{f"data.{key}": value for key, value in data.items()}}
+    spec = read_spec("quick", changes)
+    corpus = prepare_data(spec, tracked)
+    plan = plan_runs(spec, corpus)
+    save_plan(plan, corpus, tracked)
+    facts = json.loads((tracked.sweep_dir("own") / "corpus.json").read_text())
+    assert (facts["name"], corpus.folder.name) == ("poems", "poems-bytes")
+    assert view_plan(spec, tracked).corpus.startswith("poems, bytes: ")
+    called_python = read_spec("quick", {**changes, "data.name": "python"})
+    as_before = plan_runs(called_python, prepare_data(called_python, tracked))
+    assert [run.run_key for run in as_before.runs] == [run.run_key for run in plan.runs]
 
 
 def test_a_declared_vocabulary_is_planned_without_the_corpus(state: State) -> None:

@@ -283,6 +283,55 @@ def test_impossible_specs(fields: dict[str, object], message: str) -> None:
         CorpusSpec(**fields)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("fields", "label"),
+    [
+        ({}, "python"),
+        ({"source": "files", "paths": ("texts/my poems",)}, "my-poems"),
+        ({"source": "files", "paths": ("/a/plays.jsonl", "/b/other.txt")}, "plays"),
+        ({"source": "files", "paths": ("dumps/v1.2/",)}, "v1.2"),
+        ({"source": "files", "paths": ("texts/plays/../poems",)}, "poems"),
+        ({"source": "files", "paths": ("/",)}, "files"),
+        ({"source": "files", "paths": ("стихи",)}, "files"),
+        ({"source": "files", "paths": ("texts",), "name": "mine"}, "mine"),
+        ({"source": "huggingface", "dataset": "org/a-set"}, "a-set"),
+        ({"source": "huggingface", "dataset": "set"}, "set"),
+    ],
+)
+def test_a_corpus_is_called_after_its_text(fields: dict[str, object], label: str) -> None:
+    spec = CorpusSpec(**fields)  # type: ignore[arg-type]
+    assert (spec.label, spec.folder_name) == (label, f"{label}-bytes")
+
+
+@given(st.text(min_size=1).filter(lambda name: "\0" not in name))
+def test_every_path_gives_a_name_that_could_be_given(path: str) -> None:
+    label = CorpusSpec(source="files", paths=(path,)).label
+    assert CorpusSpec(name=label).label == label
+
+
+def test_the_name_after_a_path_is_for_people_and_no_part_of_keys(tmp_path: Path) -> None:
+    """What was trained when all unnamed text was called python is found again."""
+    forty_files(tmp_path / "poems")
+    corpus = prepare_corpus(spec_of(tmp_path / "poems"), tmp_path / "unnamed")
+    before = prepare_corpus(spec_of(tmp_path / "poems", name="python"), tmp_path / "before")
+    assert (corpus.meta.name, before.meta.name) == ("poems", "python")
+    assert corpus.spec() == before.spec()
+    assert corpus.spec().name == "python"
+    named = spec_of(tmp_path / "poems", name="poems")
+    assert prepare_corpus(named, tmp_path / "named").spec().name == "poems"
+    with pytest.raises(CorpusError, match=r"data\.name = None, now 'poems' is asked .* other than 'poems'"):
+        prepare_corpus(named, tmp_path / "unnamed")
+
+
+def test_a_corpus_that_was_prepared_under_the_old_default_is_used(tmp_path: Path) -> None:
+    first = prepare_corpus(CorpusSpec(max_bytes=300_000), tmp_path / "c")
+    meta = json.loads((tmp_path / "c" / "meta.json").read_text())
+    meta["source"]["name"] = "python"
+    (tmp_path / "c" / "meta.json").write_text(json.dumps(meta))
+    again = prepare_corpus(CorpusSpec(max_bytes=300_000), tmp_path / "c")
+    assert (again.spec(), again.meta.created_at) == (first.spec(), first.meta.created_at)
+
+
 def test_hugging_face_rows_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import types
 

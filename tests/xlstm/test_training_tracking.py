@@ -67,6 +67,13 @@ def test_the_corpus_and_a_description_stand_in_the_run(job: TrainJob, corpus: Co
     assert run.data.tags["mlflow.note.content"].startswith(f"{job.spec.model.arch}, ")
 
 
+def test_the_corpus_goes_by_what_people_call_it(job: TrainJob) -> None:
+    called = dataclasses.replace(job, data_label="poems", run_dir=job.run_dir / "poems")
+    run = MlflowClient(job.tracking_uri).get_run(train(TrainJob.from_json(called.to_json())).mlflow_run_id)
+    assert run.inputs.dataset_inputs[0].dataset.name == "poems"
+    assert run.data.tags["mlflow.note.content"].endswith(" tokens of poems")
+
+
 def test_the_machine_is_watched(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xlstm.training.system_metrics.SAMPLE_EVERY_S", 0.05)
     metrics = MlflowClient(job.tracking_uri).get_run(train(job).mlflow_run_id).data.metrics

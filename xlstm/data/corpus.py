@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xlstm.data.spec import CorpusError
+from xlstm.data.spec import UNNAMED, CorpusError
 from xlstm.run_spec import DataSpec
 
 META = "meta.json"
@@ -34,6 +34,7 @@ class CorpusMeta:
     """What `meta.json` holds."""
 
     name: str
+    """The spec's `label`."""
     tokenizer: str
     tokenizer_digest: str
     vocab_size: int
@@ -49,6 +50,11 @@ class CorpusMeta:
     """Documents left out, by reason."""
     created_at: str
     format_version: int = FORMAT_VERSION
+
+    @property
+    def key_name(self) -> str:
+        """What run keys hold of the name: see CorpusSpec.key_name."""
+        return self.source.get("name") or UNNAMED
 
     @property
     def bytes_per_token(self) -> float:
@@ -83,7 +89,7 @@ class Corpus:
     def spec(self) -> DataSpec:
         """What a RunSpec says about its data."""
         return DataSpec(
-            name=self.meta.name, tokenizer=self.meta.tokenizer, content_hash=self.meta.content_hash
+            name=self.meta.key_name, tokenizer=self.meta.tokenizer, content_hash=self.meta.content_hash
         )
 
     @cached_property

@@ -49,13 +49,14 @@ def prepare_corpus(source: CorpusSpec, folder: Path, *, refresh: bool = False) -
 
 
 def _require_same_source(corpus: Corpus, source: CorpusSpec) -> None:
-    asked = json.loads(json.dumps(asdict(source)))
-    changed = [key for key in asked if asked[key] != corpus.meta.source.get(key)]
+    asked, held = json.loads(json.dumps(asdict(source))), corpus.meta.source
+    changed = [key for key in asked if key != "name" and asked[key] != held.get(key)]
+    changed += ["name"] if source.key_name != corpus.meta.key_name else []
     if changed:
         key = changed[0]
         raise CorpusError(
-            f"{corpus.folder}: was prepared with data.{key} = {corpus.meta.source.get(key)!r}, now"
-            f" {asked[key]!r} is asked for: give this corpus a data.name other than {source.name!r}"
+            f"{corpus.folder}: was prepared with data.{key} = {held.get(key)!r}, now"
+            f" {asked[key]!r} is asked for: give this corpus a data.name other than {source.label!r}"
         )
 
 
@@ -123,7 +124,7 @@ def _write_corpus(source: CorpusSpec, folder: Path) -> None:
             raise CorpusError(_nothing_in(split, source, skipped))
     tokenizer.save(folder)
     meta = CorpusMeta(
-        name=source.name,
+        name=source.label,
         tokenizer=source.tokenizer_label,
         tokenizer_digest=tokenizer.digest,
         vocab_size=tokenizer.vocab_size,

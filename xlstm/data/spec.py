@@ -1,9 +1,14 @@
 """CorpusSpec: which text, which tokenizer, which split."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+UNNAMED = "python"
+"""What run keys call a corpus that was given no name, whatever its text: its content hash tells it apart, and
+a name that follows from a path is for people, as paths are no part of a key."""
 
 
 class CorpusError(ValueError):
@@ -14,7 +19,8 @@ class CorpusError(ValueError):
 class CorpusSpec:
     """A corpus by its origin. The same spec on the same text gives the same tokens."""
 
-    name: str = "python"
+    name: str | None = None
+    """None: see `label`. Part of the run keys where it is given."""
     source: Literal["python", "files", "huggingface"] = "python"
     """`python`: the sources of the running interpreter's standard library and site-packages."""
     paths: tuple[str, ...] = ()
@@ -38,7 +44,7 @@ class CorpusSpec:
     """Orders the files, and so decides which of them a bounded corpus and each split hold."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise CorpusError(f"data.name = {self.name!r}: letters, digits, '.', '_' and '-' only")
         if not 0 < self.validation_fraction <= 0.5:
             raise CorpusError(f"data.validation_fraction = {self.validation_fraction}: must lie in (0, 0.5]")
@@ -76,6 +82,25 @@ class CorpusSpec:
         return path.parent.name if path.stem == "tokenizer" and path.parent.name else path.stem
 
     @property
+    def label(self) -> str:
+        """What people read: `name`, or what the text itself is called. `python` for the built-in corpus, the
+        stem of the first of `paths`, the last part of the data set's name."""
+        if self.name is not None:
+            return self.name
+        if self.source == "python":
+            return "python"
+        if self.source == "files":
+            called = re.sub(r"\.[A-Za-z]\w*$", "", os.path.basename(os.path.abspath(self.paths[0])))
+        else:
+            called = (self.dataset or "").rpartition("/")[2]
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", called).strip("._-") or self.source
+
+    @property
+    def key_name(self) -> str:
+        """What run keys hold of the name."""
+        return self.name or UNNAMED
+
+    @property
     def folder_name(self) -> str:
         """Where the corpus lies below the state folder's `data/`."""
-        return f"{self.name}-{self.tokenizer_label}"
+        return f"{self.label}-{self.tokenizer_label}"

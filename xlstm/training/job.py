@@ -36,6 +36,8 @@ class TrainJob:
     spec: RunSpec
     data_folder: Path
     """A prepared corpus whose content hash is the spec's."""
+    data_label: str | None = None
+    """What people read of it; None: the spec's name."""
     run_dir: Path
     tracking_uri: str
     """An MLflow store that exists: fresh SQLite files are not made here, parallel runs would race."""

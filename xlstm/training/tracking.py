@@ -162,7 +162,11 @@ def _data_set(job: TrainJob) -> DatasetInput:
     source = json.dumps({"content_hash": data.content_hash, "tokenizer": data.tokenizer})
     profile = json.dumps({"train_tokens": job.spec.tokens, "validation_tokens": job.spec.validation_tokens})
     corpus = Dataset(
-        name=data.name, digest=data.content_hash[:36], source_type="isoflop", source=source, profile=profile
+        name=job.data_label or data.name,
+        digest=data.content_hash[:36],
+        source_type="isoflop",
+        source=source,
+        profile=profile,
     )
     return DatasetInput(corpus, tags=[InputTag("mlflow.data.context", "training")])
 
@@ -171,7 +175,8 @@ def _description(job: TrainJob) -> str:
     """What the run is, in a line of Markdown."""
     spec, model = job.spec, job.spec.model
     shape = f"{model.arch}, {model.num_blocks} blocks of width {model.d_model}"
-    return f"{shape}, context {spec.context_length}, {spec.tokens:,} tokens of {spec.data.name}"
+    label = job.data_label or spec.data.name
+    return f"{shape}, context {spec.context_length}, {spec.tokens:,} tokens of {label}"
 
 
 def _log_data_set(client: MlflowClient, run_id: str, data: DatasetInput) -> None:
