@@ -3,13 +3,15 @@
 Of every moment: the part of the GPUs that runs have, and why the rest is free. `kept`: the runs that wait
 need more than is free, or a run that waits for several GPUs has it promised. `missed`: a run could start
 there. `nobody`: none is left to wait. A run has its room from before its process starts until that has gone.
+Whether one that has not asked yet would fit where others wait is not known: that is `kept`.
 """
 
 import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,31 +41,32 @@ def parts(entries: "Sequence[Entry]", machine: "Machine", now: int, *, more: boo
 
 
 @contextmanager
-def watched(ledger: "Ledger", runs: int, to: Path) -> Iterator[None]:
-    """Write the parts' shares of all GPUs' time to a file, from the first grant to the last run's end."""
+def watched(ledger: "Ledger", more: Callable[[], bool], to: Path) -> Iterator[None]:
+    """Write the parts' shares of all GPUs' time to a file, from the first grant to the last run's end.
+
+    `more` says whether some runs have not been begun.
+    """
     seconds: Counter[str] = Counter()
-    asked: set[int] = set()
     over = threading.Event()
 
     def look() -> None:
         before: float | None = None
         while not over.wait(LOOK_S):
             entries = ledger.held()
-            asked.update(entry.since for entry in entries)
-            now, more = time.monotonic(), len(asked) < runs
-            if before is not None and (entries or more):
-                found = parts(entries, ledger.machine, time.time_ns(), more=more)
+            now = time.monotonic()
+            if before is not None and (entries or more()):
+                found = parts(entries, ledger.machine, time.time_ns(), more=more())
                 seconds.update({part: share * (now - before) for part, share in found.items()})
             if before is not None or any(entry.granted for entry in entries):
                 before = now
 
-    looking = threading.Thread(target=look)
-    looking.start()
-    try:
-        yield
-    finally:
-        over.set()
-        looking.join()
-        total = seconds.total()
-        shares = {part: seconds[part] / total for part in PARTS} if total else {}
-        to.write_text(json.dumps(shares), encoding="utf-8")
+    with ThreadPoolExecutor(1) as thread:
+        looking = thread.submit(look)
+        try:
+            yield
+        finally:
+            over.set()
+        looking.result()
+    total = seconds.total()
+    shares = {part: seconds[part] / total for part in PARTS} if total else {}
+    to.write_text(json.dumps(shares), encoding="utf-8")

@@ -284,11 +284,12 @@ def run_flow(home: Path, spec: Path, environment: dict[str, str], what: str) -> 
 
 def main(home: str, spec_file: str, what: str) -> int:
     """The flow: prepare, count its runs, or train them; exit code 1 where a run did not finish."""
+    from sweeps.plan import PlannedRun
     from tasks import preparation
     from tasks.engines import Here, launched_ahead, place
     from tasks.state import open_state
     from tasks.tracking_db import ensure_tracking_db
-    from tasks.training import Trainer
+    from tasks.training import Outcome, Trainer
 
     state = open_state(Path(home))
     spec = preparation.read_spec(spec_file)
@@ -301,15 +302,21 @@ def main(home: str, spec_file: str, what: str) -> int:
         print(len(plan.runs))
         return 0
     there = place(spec.resources, state)
+    begun: list[str] = []
+
+    def complete(run: PlannedRun) -> Outcome:
+        begun.append(run.run_key)
+        return trainer.complete(run)
+
     room = there.room
     ledger = room.ledger if isinstance(room, Here) and spec.resources.device == "cuda" else None
     with (
-        watched(ledger, len(plan.runs), Path(home) / GPUS) if ledger else nullcontext(),
+        watched(ledger, lambda: len(begun) < len(plan.runs), Path(home) / GPUS) if ledger else nullcontext(),
         launched_ahead(there, wanted=True) as launch,
         ThreadPoolExecutor(there.at_once) as threads,
         Trainer(spec, state, corpus, there.room, launch=launch) as trainer,
     ):
-        outcomes = list(threads.map(trainer.complete, plan.runs))
+        outcomes = list(threads.map(complete, plan.runs))
     errors = [outcome.error for outcome in outcomes if outcome.status == "failed"]
     if errors:
         print(f"{len(errors)} failed, the first: {errors[0]}")

@@ -6,7 +6,7 @@ Light: the runtime model, which imports no torch, asks too.
 """
 
 FEW, FEW_NARROW, NARROW = 8, 16, 1024
-"""Sequences of a chain at most, and of models of at most NARROW channels."""
+"""Sequences of a chain at most, and of models of at most NARROW channels. Of wider ones 2048 was measured."""
 
 
 def most_chained(d_model: int) -> int:

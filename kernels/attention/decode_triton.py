@@ -27,9 +27,9 @@ PART_TOKENS, MOST_PROGRAMS = 256, 4 * PROGRAMS
 """Of a part where there are more than enough programs, so that they run in many short waves: programs of
 which not all fit at once take the time of two waves. But not beyond so many programs."""
 LEAST_TOKENS, MOST_PARTS = 16, 256
-"""Of a part: with less, joining them costs more than they gain."""
-JOINED = 8192
-"""Of the parts' sums a warp of the kernel that joins them."""
+"""Of a part of a full cache: with less, joining them costs more than they gain."""
+JOINED, MOST_WARPS = 8192, 16
+"""Of the parts' sums a warp of the kernel that joins them, and warps that it has at most."""
 
 
 def launch_step(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
@@ -53,17 +53,21 @@ def launch_step(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, l
     )  # fmt: skip
     _join_kernel[(rows,)](
         sums, terms, h, width,
-        SPLITS=splits, BLOCK_D=block_d, num_warps=max(4, splits * block_d // JOINED), **launch,
+        SPLITS=splits, BLOCK_D=block_d, num_warps=join_warps(splits, block_d), **launch,
     )  # fmt: skip
     return h
 
 
 def parts(rows: int, capacity: int) -> int:
     """Into how many parts the cache of each of `rows` heads is cut: a power of two."""
-    filling = triton.next_power_of_2(triton.cdiv(PROGRAMS, max(1, rows)))
-    evening = min(capacity // PART_TOKENS, MOST_PROGRAMS // max(1, rows))
+    filling = triton.next_power_of_2(triton.cdiv(PROGRAMS, rows))
+    evening = min(capacity // PART_TOKENS, MOST_PROGRAMS // rows)
     wanted = max(filling, _power_of_two(evening))
     return min(MOST_PARTS, wanted, _power_of_two(capacity // LEAST_TOKENS))
+
+
+def join_warps(splits: int, block_d: int) -> int:
+    return min(MOST_WARPS, max(4, splits * block_d // JOINED))
 
 
 def _power_of_two(n: int) -> int:

@@ -23,8 +23,8 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from kernels.dependent import dependent
 
 ELEMENTS, WARP_ELEMENTS, MOST_WARPS = 4096, 2048, 8
-"""Of the weight a program, or one row where that is more; of that a warp, 64 a thread, 4 KiB of bfloat16; and
-warps a program."""
+"""Of the weight a program, or one row (with SwiGLU a pair) where that is more; of that a warp, 64 a thread,
+4 KiB of bfloat16; and warps a program."""
 
 WARPS = 4
 """Of the kernels that read no weight."""
@@ -64,9 +64,7 @@ def launch_linear(
     rows = weight.shape[0] // (2 if glu else 1)
     y = torch.empty(batch, rows, dtype=x.dtype, device=x.device)
     gates, num_gates = new_gates(x, gate_weight)
-    block_k = triton.next_power_of_2(width)
-    block_n = max(1, ELEMENTS // block_k // (2 if glu else 1))
-    warps = max(1, min(MOST_WARPS, block_n * block_k * (2 if glu else 1) // WARP_ELEMENTS))
+    block_n, block_k, warps = tile(width, glu)
     x = x.contiguous()
     blocks = triton.cdiv(rows, block_n)
     _linear_kernel[(blocks + num_gates, batch)](
@@ -77,6 +75,15 @@ def launch_linear(
         BLOCK_N=block_n, BLOCK_K=block_k, num_warps=warps, num_stages=1, **dependent(x.device),
     )  # fmt: skip
     return y, gates
+
+
+def tile(width: int, glu: bool) -> tuple[int, int, int]:
+    """Of a map of rows that long: rows a program, with `glu` pairs, their length in a program, and warps."""
+    side_by_side = 2 if glu else 1
+    block_k = triton.next_power_of_2(width)
+    block_n = max(1, ELEMENTS // block_k // side_by_side)
+    elements = block_n * block_k * side_by_side
+    return block_n, block_k, max(1, min(MOST_WARPS, elements // WARP_ELEMENTS))
 
 
 def launch_add_norm(

@@ -81,7 +81,7 @@ def work(
     flops = decode_flops(config, T, batch_size=B)
     state = state_bytes(config, T, batch_size=B, bytes_per=stored)
     blocks = config.num_blocks
-    overheads = [blocks, blocks if most_chained(config.d_model) < B else 0.0, 1.0]
+    overheads = [blocks, blocks if batch_size > most_chained(config.d_model) else 0.0, 1.0]
     if isinstance(config, MLSTMConfig):  # read and written
         return np.array([weights, 2 * state, flops, 0.0, 0.0, *overheads])
     keys = blocks * T
@@ -133,7 +133,7 @@ class RuntimeModel:
     largest_error: float
     level: float
     held_out: HeldOut | None = None
-    """From a fit to the other points; the coefficients here are of all."""
+    """Each point from a fit that did not see it; the coefficients here are of all."""
 
     def seconds(
         self,
@@ -185,7 +185,7 @@ def fit_runtime(
     holdout: float = 0.0,
     seed: int = 0,
 ) -> RuntimeModel:
-    """Fit the finished rows of one architecture; `holdout` is the share of them to predict unseen.
+    """Fit the finished rows of one architecture; `holdout` is the share of them to predict unseen at a time.
 
     FitError where the rows do not cover the terms, or come from several devices.
     """
@@ -199,7 +199,6 @@ def fit_runtime(
     needed = _terms(X)
     if len(t) < needed:
         raise FitError(f"{arch}: {len(t)} finished points; the model of {kind} needs {needed}")
-    rng = np.random.default_rng(seed)
     coefficients = solve(X, t)
     error = np.abs(X @ coefficients / t - 1)
     return RuntimeModel(
@@ -207,14 +206,14 @@ def fit_runtime(
         kind=kind,
         device=str(devices[0]),
         coefficients=coefficients,
-        draws=_resampled(X, t, resamples, rng),
+        draws=_resampled(X, t, resamples, np.random.default_rng(seed)),
         present=np.any(X != 0, axis=0),
         confounded=_confounded(kind, X, t),
         n_points=len(t),
         median_error=float(np.median(error)),
         largest_error=float(error.max()),
         level=level,
-        held_out=_hold_out(rows, X, t, holdout, rng) if holdout else None,
+        held_out=_hold_out(rows, X, t, holdout, seed) if holdout else None,
     )
 
 
@@ -266,18 +265,18 @@ def _resampled(X: np.ndarray, t: np.ndarray, resamples: int, rng: np.random.Gene
     return np.array(found).reshape(resamples, X.shape[1])
 
 
-def _hold_out(
-    rows: pl.DataFrame, X: np.ndarray, t: np.ndarray, share: float, rng: np.random.Generator
-) -> HeldOut:
+def _hold_out(rows: pl.DataFrame, X: np.ndarray, t: np.ndarray, share: float, seed: int) -> HeldOut:
+    """Parts of that share of the points, each predicted by a fit to the others: every point once."""
     n = len(t)
     kept_out = max(1, round(share * n))
     terms = _terms(X)
     if n - kept_out < terms:
         raise FitError(f"a holdout of {share:g} leaves {n - kept_out} of {n} points to fit {terms} terms")
-    test = np.zeros(n, dtype=bool)
-    test[rng.permutation(n)[:kept_out]] = True
-    predicted = X[test] @ solve(X[~test], t[~test])
-    return HeldOut(observed=t[test], predicted=predicted, rows=rows.filter(pl.Series(test)))
+    order, predicted = np.random.default_rng(seed).permutation(n), np.empty(n)
+    for start in range(0, n, kept_out):
+        test = np.isin(np.arange(n), order[start : start + kept_out])
+        predicted[test] = X[test] @ solve(X[~test], t[~test])
+    return HeldOut(observed=t, predicted=predicted, rows=rows)
 
 
 Models = Mapping[tuple[str, Kind], RuntimeModel]

@@ -112,12 +112,23 @@ def test_a_gpu_is_used_kept_missed_or_wanted_by_nobody(
 
 
 def test_what_gpus_are_handed_out_to_is_watched(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, MACHINE)
-    with watched(ledger, 1, tmp_path / "gpus.json"):
+    ledger, left = Ledger(tmp_path, MACHINE), [LARGE]
+    with watched(ledger, lambda: bool(left), tmp_path / "gpus.json"):
         time.sleep(0.3)  # before the first grant nothing counts
         with ledger.take(SMALL):
+            time.sleep(0.5)
+            left.clear()
             time.sleep(0.5)
         time.sleep(0.3)
     found = json.loads((tmp_path / "gpus.json").read_text())
     assert list(found) == list(PARTS)
-    assert found == pytest.approx({"used": 1 / 8, "kept": 0, "missed": 0, "nobody": 7 / 8})
+    assert found == pytest.approx({"used": 1 / 8, "kept": 0, "missed": 7 / 16, "nobody": 7 / 16}, abs=0.2)
+    assert found["used"] == pytest.approx(1 / 8)
+
+
+def test_a_watch_that_fails_leaves_no_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(tmp_path, MACHINE)
+    monkeypatch.setattr(ledger, "held", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError), watched(ledger, lambda: False, tmp_path / "gpus.json"):
+        time.sleep(0.3)
+    assert not (tmp_path / "gpus.json").exists()

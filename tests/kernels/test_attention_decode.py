@@ -76,7 +76,7 @@ def test_scores_that_differ_much(backend: str) -> None:
     [
         (1, 1, 1), (1, 33, 2), (12, 2112, 128), (16, 16_448, 256), (64, 2112, 64), (96, 2048, 64),
         (256, 2048, 16), (256, 16_448, 64), (1024, 2112, 8), (1024, 65_600, 16), (20_000, 65_600, 1),
-        (1, 10**6, 256), (0, 100, 4),
+        (1, 10**6, 256),
     ],
 )  # fmt: skip
 def test_parts_fill_the_machine_and_end_evenly(rows: int, capacity: int, wanted: int) -> None:
@@ -86,7 +86,7 @@ def test_parts_fill_the_machine_and_end_evenly(rows: int, capacity: int, wanted:
     found = decode_triton.parts(rows, capacity)
     assert found == wanted
     assert found == 1 or found * decode_triton.LEAST_TOKENS <= capacity
-    assert rows == 20_000 or rows * found <= decode_triton.MOST_PROGRAMS
+    assert found == 1 or rows * found <= decode_triton.MOST_PROGRAMS
 
 
 def test_arguments_that_do_not_fit() -> None:

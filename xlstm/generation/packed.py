@@ -57,7 +57,8 @@ class PackedModel:
         self._embedding = model.embedding
         self._head = Head(model, backend)
         self._config = config
-        self._few = batch_size <= most_chained(config.d_model)
+        self.is_chain = batch_size <= most_chained(config.d_model)
+        """Whether a step is a chain of maps, and not the library's products."""
         self._backend = backend
 
     def step(self, tokens: Tensor, state: DecodingState, logits: Tensor) -> None:
@@ -68,11 +69,11 @@ class PackedModel:
         positions = self._positions(state.lengths)
         change: Tensor | None = None
         for block, kept in zip(self._blocks, state.blocks, strict=True):
-            if self._few:
+            if self.is_chain:
                 x = block.few(x, kept, positions, state.lengths)
             else:
                 x, change = block.many(x, change, kept, positions, state.lengths)
-        x = self._head.few(x) if self._few else self._head.many(x, change)
+        x = self._head.few(x) if self.is_chain else self._head.many(x, change)
         read_out(x, self._head.cap, logits, tokens, self._arrivals, self._backend)
         state.lengths += 1
 
