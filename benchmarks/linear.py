@@ -11,16 +11,15 @@ around the library's; of more the library's alone, with SwiGLU.
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.decode_ways import VECTOR_TILES, held
 from kernels.linear import add_norm, skinny_linear, skinny_triton, swiglu
 from xlstm.generation.graphs import StepGraph
 from xlstm.timing.measure import device_limits, device_name, seconds
@@ -38,8 +37,6 @@ SHAPES = {
     "up 160M": (768, 2112, True, True),
 }
 """Width in, width out, a norm before, SwiGLU after."""
-TILES = ((4096, 2048), (8192, 2048), (2048, 2048), (4096, 4096), (1024, 1024))
-"""Elements of the weight a program, and a warp; the first is the default."""
 SEVERAL = 8
 """Sequences up to which ours is measured."""
 OUT_OF_CACHE, EPS = 400e6, 1e-6
@@ -86,10 +83,9 @@ def measure(name: str, batch: int, device: torch.device) -> Iterator[dict[str, A
 
     if batch == 1:
         yield timed("library, map alone", lambda w: F.linear(x, w))
-        tiled = ("ELEMENTS", "WARP_ELEMENTS")
-        for tile in TILES:
+        for tile in VECTOR_TILES:
             said = f"ours, {tile[0]} elements, {tile[1]} a warp"
-            with _set(skinny_triton, tiled, tile):
+            with held({(skinny_triton, "ELEMENTS"): tile[0], (skinny_triton, "WARP_ELEMENTS"): tile[1]}):
                 yield timed(said, lambda w: skinny_linear(x, w, norm_weight=gain, glu=glu)[0])
         return
     if batch <= SEVERAL:
@@ -103,19 +99,6 @@ def measure(name: str, batch: int, device: torch.device) -> Iterator[dict[str, A
         yield timed("ours", lambda w: skinny_linear(x, w, norm_weight=gain, norm_eps=EPS, glu=glu)[0])
         return
     yield timed("library", lambda w: swiglu(F.linear(x, w)) if glu else F.linear(x, w))
-
-
-@contextmanager
-def _set(module: ModuleType, names: Sequence[str], values: Sequence[int]) -> Iterator[None]:
-    """Constants of a module, for a while."""
-    before = [getattr(module, name) for name in names]
-    for name, value in zip(names, values, strict=True):
-        setattr(module, name, value)
-    try:
-        yield
-    finally:
-        for name, value in zip(names, before, strict=True):
-            setattr(module, name, value)
 
 
 def _seconds(run: Callable[[Tensor], Tensor], weights: list[Tensor], device: torch.device) -> float:
