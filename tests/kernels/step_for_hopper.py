@@ -11,22 +11,12 @@ import triton
 from kernels.attention.decode_triton import BLOCK_T, WARPS, _join_kernel, _part_kernel, join_warps
 from kernels.linear.skinny_triton import _linear_kernel, tile
 from tests.kernels.hopper import compiled, disassemble, registers_and_stack
+from tests.kernels.linear_for_hopper import FLOATS, MAPS
 
 CACHES = ("q", "k", "v", "keys", "values")
-FLOATS = ("gate_weight", "gate_bias", "gates")
 HEADS = (64, 128, 256)
 JOINS = ((64, 128), (64, 256), (128, 64), (128, 128), (128, 256))
 """Width of a head, and its parts."""
-MAPS = {
-    "qkvo 1.4B": (2048, True, False),
-    "up 1.4B": (2048, True, True),
-    "out 1.4B": (2048, False, False),
-    "down 1.4B": (5504, False, False),
-    "up 400M": (1024, True, True),
-    "down 400M": (2752, False, False),
-    "up 160M": (768, True, True),
-}
-"""Width in, a norm, SwiGLU."""
 
 
 def part(width: int, kind: str) -> dict[str, int]:
