@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels.backends import choose_backend
+from kernels.shapes import expect_shape
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -67,10 +68,10 @@ def _check(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, length
     batch, heads, width = q.shape
     capacity = keys.shape[2] if keys.ndim == 4 else 0
     cache = (batch, heads, capacity, width)
-    expected = {"k": (k, q.shape), "v": (v, q.shape), "keys": (keys, cache), "values": (values, cache)}
-    for name, (tensor, shape) in expected.items():
-        if tuple(tensor.shape) != tuple(shape):
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}: must be {tuple(shape)}")
+    expect_shape("k", k, q.shape)
+    expect_shape("v", v, q.shape)
+    expect_shape("keys", keys, cache)
+    expect_shape("values", values, cache)
     if lengths.shape != (batch,) or lengths.dtype != torch.int64:
         raise ValueError(f"lengths is {lengths.dtype} {tuple(lengths.shape)}: must be int64 ({batch},)")
     if not (keys.is_contiguous() and values.is_contiguous()):

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.backends import choose_backend
+from kernels.shapes import expect_shape
 
 MOST_FEW = 65_535
 """Vectors of `skinny_linear`: CUDA's limit to the second dimension of a grid."""
@@ -75,7 +76,7 @@ def add_norm(
         ValueError: shapes that do not fit, by name.
     """
     width = x.shape[-1]
-    _expect("change", change, tuple(x.shape), contiguous=False)
+    expect_shape("change", change, x.shape)
     _expect("norm_weight", norm_weight, (width,))
     _expect_gates(gate_weight, gate_bias, width)
     if choose_backend(backend, x.device) == "reference":
@@ -118,7 +119,7 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor, backend: str | None = None
             f"x has shape {tuple(x.shape)} and strides {x.stride()}: must be (B, H, 2 n), the last stride 1"
         )
     for name, angles in (("cos", cos), ("sin", sin)):
-        _expect(name, angles, (x.shape[0], x.shape[-1] // 2), contiguous=False)
+        expect_shape(name, angles, (x.shape[0], x.shape[-1] // 2))
     if choose_backend(backend, x.device) == "reference":
         first, second = x.chunk(2, -1)
         c, s = cos[:, None], sin[:, None]
@@ -205,12 +206,10 @@ def _expect_gates(weight: Tensor | None, bias: Tensor | None, width: int) -> Non
         _expect("gate_bias", bias, (len(weight),))
 
 
-def _expect(name: str, tensor: Tensor | None, shape: tuple[int, ...], *, contiguous: bool = True) -> None:
-    if tensor is None:
-        return
-    if tuple(tensor.shape) != shape:
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}: must be {shape}")
-    if contiguous and not tensor.is_contiguous():
+def _expect(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
+    """Its shape, and that it is contiguous."""
+    expect_shape(name, tensor, shape)
+    if tensor is not None and not tensor.is_contiguous():
         raise ValueError(f"{name} must be contiguous")
 
 

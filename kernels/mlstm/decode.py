@@ -10,6 +10,7 @@ from torch import Tensor
 from kernels.backends import choose_backend
 from kernels.mlstm.norm_gate import normalise_heads
 from kernels.mlstm.reference import InputGate, State, recurrent_step
+from kernels.shapes import expect_shape
 
 _STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
@@ -184,20 +185,14 @@ def _check(
         raise ValueError(f"q {tuple(q.shape)} and v {tuple(v.shape)}: must be (B, H, K) and (B, H, V)")
     batch, heads, width = q.shape
     value_width = v.shape[-1]
-    expected = {
-        "k": (k, (batch, heads, width)),
-        "v": (v, (batch, heads, value_width)),
-        "i": (i, (batch, heads)),
-        "f": (f, (batch, heads)),
-        "state C": (C, (batch, heads, width, value_width)),
-        "state n": (n, (batch, heads, width)),
-        "state m": (m, (batch, heads)),
-    }
-    if ogate is not None:
-        expected["ogate"] = (ogate, (batch, heads, value_width))
-    for name, (tensor, shape) in expected.items():
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}: must be {shape}")
+    expect_shape("k", k, (batch, heads, width))
+    expect_shape("v", v, (batch, heads, value_width))
+    expect_shape("i", i, (batch, heads))
+    expect_shape("f", f, (batch, heads))
+    expect_shape("state C", C, (batch, heads, width, value_width))
+    expect_shape("state n", n, (batch, heads, width))
+    expect_shape("state m", m, (batch, heads))
+    expect_shape("ogate", ogate, (batch, heads, value_width))
     if norm_weight is not None and norm_weight.numel() != heads * value_width:
         raise ValueError(
             f"norm_weight has {norm_weight.numel()} entries: must have H V = {heads * value_width}"

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels.mlstm.reference_layout import documents_layout, rows_layout
+from kernels.shapes import expect_shape
 
 State = tuple[Tensor, Tensor, Tensor]
 """C (B, H, K, V), n (B, H, K), m (B, H): the physical state is exp(m) C and exp(m) n. Empty: all zero."""
@@ -316,10 +317,10 @@ def _check(
     if q.ndim != 4:
         raise ValueError(f"q has shape {tuple(q.shape)}: must be (B, S, H, K)")
     batch, length, heads, width = q.shape
-    _expect("k", k, q.shape)
-    _expect("v", v, (batch, length, heads, v.shape[-1]))
-    _expect("i", i, (batch, length, heads))
-    _expect("f", f, (batch, length, heads))
+    expect_shape("k", k, q.shape)
+    expect_shape("v", v, (batch, length, heads, v.shape[-1]))
+    expect_shape("i", i, (batch, length, heads))
+    expect_shape("f", f, (batch, length, heads))
     if chunk_size < 1:
         raise ValueError(f"chunk_size = {chunk_size}: must be positive")
     rows = batch
@@ -332,9 +333,4 @@ def _check(
     if state is not None:
         shapes = ((rows, heads, width, v.shape[-1]), (rows, heads, width), (rows, heads))
         for name, part, shape in zip("Cnm", state, shapes, strict=True):
-            _expect(f"initial_state {name}", part, shape)
-
-
-def _expect(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(tensor.shape) != tuple(shape):
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}: must be {tuple(shape)}")
+            expect_shape(f"initial_state {name}", part, shape)

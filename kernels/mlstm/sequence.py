@@ -12,6 +12,7 @@ from torch import Tensor
 from kernels.backends import choose_backend
 from kernels.mlstm import reference_op  # noqa: F401 (registers the operator)
 from kernels.mlstm.reference import InputGate, State, mlstm_reference
+from kernels.shapes import expect_shape
 
 
 def mlstm(
@@ -338,10 +339,10 @@ def _check(
     if q.ndim != 4 or 0 in q.shape or 0 in v.shape:
         raise ValueError(f"q has shape {tuple(q.shape)}: must be (B, S, H, K), none of them 0")
     batch, length, heads, width = q.shape
-    _expect("k", k, q.shape)
-    _expect("v", v, (batch, length, heads, v.shape[-1]))
-    _expect("i", i, (batch, length, heads))
-    _expect("f", f, (batch, length, heads))
+    expect_shape("k", k, q.shape)
+    expect_shape("v", v, (batch, length, heads, v.shape[-1]))
+    expect_shape("i", i, (batch, length, heads))
+    expect_shape("f", f, (batch, length, heads))
     if max(width, v.shape[-1]) > 512:
         raise ValueError(f"heads of {width} and {v.shape[-1]} channels: the Triton kernels take at most 512")
     autocast = torch.is_autocast_enabled(q.device.type)
@@ -355,9 +356,4 @@ def _check(
             raise ValueError(f"cu_seqlens packs documents into one row, but the batch has {batch}")
     if state is not None:
         for name, part, shape in zip("Cnm", state, ((width, v.shape[-1]), (width,), ()), strict=True):
-            _expect(f"initial_state {name}", part, (rows, heads, *shape))
-
-
-def _expect(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(tensor.shape) != tuple(shape):
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}: must be {tuple(shape)}")
+            expect_shape(f"initial_state {name}", part, (rows, heads, *shape))

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from kernels.backends import choose_backend
+from kernels.shapes import expect_shape
 from kernels.slstm import loop, triton_op  # noqa: F401 (register the operators)
 from kernels.slstm.configs import MAX_WIDTH
 from kernels.slstm.reference import InputGate, State, compute_dtype, from_average, to_average
@@ -85,9 +86,7 @@ def _check(x: Tensor, R: Tensor | None, b: Tensor | None, state: State | None, i
     if x.ndim != 5 or x.shape[2] != 4 or 0 in x.shape:
         raise ValueError(f"x has shape {tuple(x.shape)}: must be (B, S, 4, H, D), none of them 0")
     batch, _, _, heads, width = x.shape
-    expected = {"R": (R, (heads, width, 4, width)), "b": (b, (heads, 4, width))}
+    expect_shape("R", R, (heads, width, 4, width))
+    expect_shape("b", b, (heads, 4, width))
     for name, part in zip(State._fields, state or (None,) * 4, strict=True):
-        expected[f"initial_state {name}"] = part, (batch, heads, width)
-    for name, (tensor, shape) in expected.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}: must be {shape}")
+        expect_shape(f"initial_state {name}", part, (batch, heads, width))
