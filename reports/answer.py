@@ -205,7 +205,7 @@ def _claim(
 
 def _recommend(view: View, group: GroupAnalysis, optimum: OptimumPrediction, ahead: bool) -> Recommendation:
     low, high = view.trained_sizes(group)
-    outside = optimum.extrapolation <= 1.001 and not low <= optimum.N.value <= high
+    outside = not optimum.is_extrapolated and not low <= optimum.N.value <= high
     span = f"{numbers.count(low)} to {numbers.count(high)}"
     return Recommendation(
         label=arch_label(group.arch),

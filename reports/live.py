@@ -69,7 +69,7 @@ def says(group: Provisional) -> str:
     if group.optimum is None or group.exponent is None:
         return f"{label(group)}: no law yet ({group.note})." if group.note else f"{label(group)}: no law yet."
     best, a = group.optimum, group.exponent
-    beyond = ", an extrapolation" if best.extrapolation > 1.001 else ""
+    beyond = ", an extrapolation" if best.is_extrapolated else ""
     return (
         f"{label(group)}: N* ~ C^{numbers.fixed(a.value, 2)} ({_span(a)});"
         f" at {numbers.flops(best.budget)} FLOPs{beyond} N* = {numbers.count(best.N.value)}"

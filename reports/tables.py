@@ -63,7 +63,7 @@ def predictions(view: View) -> Table:
             number(o.D.value / o.N.value, numbers.ratio),
             *estimate(o.loss, numbers.loss),
             Cell(view.method_label(o)),
-            Cell(f"{numbers.ratio(o.extrapolation)} x" if o.extrapolation > 1.001 else "no", o.extrapolation),
+            Cell(f"{numbers.ratio(o.extrapolation)} x" if o.is_extrapolated else "no", o.extrapolation),
         )
         for group in view.groups
         for o in sorted(group.optima, key=lambda o: -o.budget)

@@ -203,7 +203,7 @@ def answer(analysis: Analysis) -> list[str]:
 
 def _optimum(group: GroupAnalysis) -> str:
     best = max(group.optima, key=lambda optimum: optimum.budget)
-    beyond = ", an extrapolation" if best.extrapolation > 1.001 else ""
+    beyond = ", an extrapolation" if best.is_extrapolated else ""
     return (
         f"{arch_label(group.arch)}, context {group.context_length:,},"
         f" {numbers.flops(best.budget)} FLOPs{beyond}:"

@@ -55,11 +55,7 @@ def _law_panel(view: View, groups: Sequence[GroupAnalysis], quantity: str) -> Ch
     band = [row for g in groups for o in _along_the_law(g) for row in _optimum(g, o, quantity)]
     lines = [row for g in groups for row in _line(view, g, quantity)]
     beyond = [
-        row
-        for g in groups
-        for o in _answers(g)
-        if o.extrapolation > 1.001
-        for row in _optimum(g, o, quantity)
+        row for g in groups for o in _answers(g) if o.is_extrapolated for row in _optimum(g, o, quantity)
     ]
     shown = [*points, *band, *lines, *beyond]
     x = log_x("C", [row["C"] for row in shown], "Training compute (FLOPs)", form="flops")
@@ -142,8 +138,8 @@ def _line(view: View, group: GroupAnalysis, quantity: str) -> Iterator[dict[str,
 
 def _joined(group: GroupAnalysis, quantity: str) -> Iterator[dict[str, Any]]:
     along = _along_the_law(group)
-    trained = [o for o in along if o.extrapolation <= 1.001]
-    beyond = [o for o in along if o.extrapolation > 1.001]
+    trained = [o for o in along if not o.is_extrapolated]
+    beyond = [o for o in along if o.is_extrapolated]
     for stretch, inside in ((trained, True), ([*trained[-1:], *beyond], False)):
         for row in (row for o in stretch for row in _optimum(group, o, quantity)):
             yield {"arch": group.arch, "C": row["C"], "y": row["y"], "inside": inside}

@@ -131,6 +131,11 @@ class OptimumPrediction:
     extrapolation: float
     """Budget over the largest fitted budget; 1 or less is interpolation."""
 
+    @property
+    def is_extrapolated(self) -> bool:
+        """Beyond the fitted budgets, by more than their rounding."""
+        return self.extrapolation > 1.001
+
 
 @dataclass(frozen=True, kw_only=True)
 class GroupAnalysis:
