@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -71,7 +71,7 @@ def main() -> None:
     print(6 * "| --- " + "|")
     rows: list[Row] = []
     with torch.inference_mode():
-        for row in [*steps(options.steps, device), *attention(options.shapes, copied, device)]:
+        for row in chain(steps(options.steps, device), attention(options.shapes, copied, device)):
             rows.append(row)
             share = f"{100 * row['share']:.0f} %" if "share" in row else ""
             print(

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from kernels.mlstm.decode_triton import step_kernel, tile
-from tests.kernels.hopper import compiled, disassemble, registers_and_stack
+from tests.kernels.hopper import compiled, instructions, registers_and_stack
 
 HEADS, WIDTH, VALUE_WIDTH = 8, 256, 512
 BATCH = 8
@@ -44,7 +44,7 @@ def step(state: str, overlap: bool) -> tuple[Any, int, int]:
 def about(state: str, overlap: bool) -> dict[str, Any]:
     kernel, warps, size = step(state, overlap)
     registers, stack = registers_and_stack(kernel.asm["cubin"])
-    code = [line for line in disassemble(kernel.asm["cubin"], "-sass").splitlines() if ";" in line]
+    code = instructions(kernel.asm["cubin"])
     loads = [number for number, line in enumerate(code) if re.search(r"LDG\S*\.EF\.128", line)]
     first = next(number for number, line in enumerate(code) if any(wait in line for wait in WAITS))
     return {

@@ -39,6 +39,11 @@ def registers_and_stack(cubin: bytes) -> tuple[int, int]:
     return -(-registers // 8) * 8, stack
 
 
+def instructions(cubin: bytes) -> list[str]:
+    """The machine code, a line each."""
+    return [line for line in disassemble(cubin, "-sass").splitlines() if ";" in line]
+
+
 def disassemble(cubin: bytes, option: str) -> str:
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:

@@ -9,7 +9,7 @@ from typing import Any
 import triton
 
 from kernels.linear.several_triton import BLOCK_N, CHUNK_BYTES, WARP_BYTES, _several_kernel
-from tests.kernels.hopper import compiled, disassemble, registers_and_stack
+from tests.kernels.hopper import compiled, instructions, registers_and_stack
 
 MAPS = {
     "qkvo 1.4B": (2048, True, False),
@@ -37,7 +37,7 @@ def about(width: int, norm: bool, glu: bool, most: int) -> dict[str, Any]:
     types |= {name: "*fp32" if name in FLOATS else "*bf16" for name in tensors}
     kernel = compiled(_several_kernel, types, values, [*tensors, "rows"], num_warps=warps, num_stages=1)
     registers, stack = registers_and_stack(kernel.asm["cubin"])
-    code = [line for line in disassemble(kernel.asm["cubin"], "-sass").splitlines() if ";" in line]
+    code = instructions(kernel.asm["cubin"])
     places = {
         what: [number for number, line in enumerate(code) if what in line]
         for what in ("ACQBULK", "LDG.E.EF.128", "STS", "HMMA")

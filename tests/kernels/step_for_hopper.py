@@ -10,7 +10,7 @@ import triton
 
 from kernels.attention.decode_triton import BLOCK_T, WARPS, _join_kernel, _part_kernel, join_warps
 from kernels.linear.skinny_triton import _linear_kernel, tile
-from tests.kernels.hopper import compiled, disassemble, registers_and_stack
+from tests.kernels.hopper import compiled, instructions, registers_and_stack
 from tests.kernels.linear_for_hopper import FLOATS, MAPS
 
 CACHES = ("q", "k", "v", "keys", "values")
@@ -52,7 +52,7 @@ def vector(width: int, norm: bool, glu: bool) -> dict[str, int]:
 
 def about(kernel: Any) -> dict[str, int]:
     registers, stack = registers_and_stack(kernel.asm["cubin"])
-    code = [line for line in disassemble(kernel.asm["cubin"], "-sass").splitlines() if ";" in line]
+    code = instructions(kernel.asm["cubin"])
     wait = next(number for number, line in enumerate(code) if "ACQBULK" in line)
     early = sum("LDG.E.EF.128" in line for line in code[:wait])
     return {"registers": registers, "stack": stack, "warps": kernel.metadata.num_warps, "early": early}
